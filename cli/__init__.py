@@ -1,0 +1,1 @@
+"""The `voicerelay` command: configuration, the supervisor, views on a running instance."""

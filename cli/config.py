@@ -1,0 +1,91 @@
+"""One configuration, built once from the command line and the environment, and passed down."""
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from voicerelay.cli.errors import UserError
+from voicerelay.shm.counters import MAX_RELAYS, MAX_TRANSCEIVERS
+from voicerelay.shm.region import DEFAULT_CAPACITY, MAX_CAPACITY, MIN_CAPACITY
+
+DEFAULT_APP = "voicerelay.echo:app"
+DEFAULT_PORT = 3478
+DEFAULT_HTTP = "127.0.0.1:8080"
+DEFAULT_RELAYS = 2
+DEFAULT_MAX_SESSIONS = 200  # a transceiver; about what one core carries
+MAX_RUN_DIR_BYTES = 80  # a Unix socket's path has at most 107
+_HTTP = re.compile(r"(?:\[(?P<v6>[0-9a-fA-F:.]+)\]|(?P<host>[^:\[\]]+)):(?P<port>[0-9]{1,5})")
+
+
+@dataclass(frozen=True)
+class Config:
+    """Everything `voicerelay start` needs to know. `listen` and `public_ip` as the user gave them."""
+
+    app: str
+    port: int
+    listen: tuple[str, ...]
+    public_ip: tuple[str, ...]
+    http_host: str
+    http_port: int
+    relays: int
+    transceivers: int
+    max_sessions: int
+    capacity: int
+    run_dir: Path
+    log_level: str
+
+    def __post_init__(self) -> None:
+        _between("--port", self.port, 1, 65535)
+        _between("--relays", self.relays, 1, MAX_RELAYS)
+        _between("--transceivers", self.transceivers, 1, MAX_TRANSCEIVERS)
+        _between("--max-sessions", self.max_sessions, 1, MAX_CAPACITY)
+        _between("--capacity", self.capacity, MIN_CAPACITY, MAX_CAPACITY)
+        if len(str(self.run_dir.absolute()).encode()) > MAX_RUN_DIR_BYTES:
+            raise UserError(f"--run-dir: the path has more than {MAX_RUN_DIR_BYTES} bytes")
+
+
+def parse_http(text: str) -> tuple[str, int]:
+    """Host and port of `--http`. Raises UserError."""
+    match = _HTTP.fullmatch(text)
+    if match is None or not 1 <= int(match["port"]) <= 65535:
+        raise UserError(f'--http: "{text}" is not HOST:PORT, such as {DEFAULT_HTTP} or [::1]:8080')
+    return match["v6"] or match["host"], int(match["port"])
+
+
+def default_transceivers() -> int:
+    """One a core."""
+    return max(1, min(os.cpu_count() or 1, MAX_TRANSCEIVERS))
+
+
+def run_base() -> Path:
+    """Where the run directories of this user's instances stand."""
+    if os.geteuid() == 0:
+        return Path("/run/voicerelay")
+    runtime = os.environ.get("XDG_RUNTIME_DIR")
+    return Path(runtime) / "voicerelay" if runtime else Path(f"/tmp/voicerelay-{os.geteuid()}")
+
+
+def default_run_dir(port: int) -> Path:
+    """The run directory of the instance on a port."""
+    return run_base() / str(port)
+
+
+def _between(option: str, value: int, low: int, high: int) -> None:
+    if not low <= value <= high:
+        raise UserError(f"{option}: {value} is out of range, give {low} to {high}")
+
+
+__all__ = [
+    "DEFAULT_APP",
+    "DEFAULT_CAPACITY",
+    "DEFAULT_HTTP",
+    "DEFAULT_MAX_SESSIONS",
+    "DEFAULT_PORT",
+    "DEFAULT_RELAYS",
+    "Config",
+    "default_run_dir",
+    "default_transceivers",
+    "parse_http",
+    "run_base",
+]

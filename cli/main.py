@@ -1,0 +1,166 @@
+"""The command line: `voicerelay start` and `voicerelay status`."""
+
+import asyncio
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import click
+
+from voicerelay import __version__
+from voicerelay.cli.config import (
+    DEFAULT_APP,
+    DEFAULT_CAPACITY,
+    DEFAULT_HTTP,
+    DEFAULT_MAX_SESSIONS,
+    DEFAULT_PORT,
+    DEFAULT_RELAYS,
+    Config,
+    default_run_dir,
+    default_transceivers,
+    parse_http,
+)
+from voicerelay.cli.status import find_run_dir, read_status, render
+
+LOG_LEVELS = ("debug", "info", "warning", "error")
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="voicerelay")
+def main() -> None:
+    """Thousands of live WebRTC voice calls behind one UDP port."""
+
+
+@main.command()
+@click.argument("app", default=DEFAULT_APP, envvar="VOICERELAY_APP")
+@click.option(
+    "--port",
+    type=int,
+    default=DEFAULT_PORT,
+    show_default=True,
+    envvar="VOICERELAY_PORT",
+    help="The one UDP port for all calls.",
+)
+@click.option(
+    "--listen",
+    multiple=True,
+    metavar="ADDR",
+    envvar="VOICERELAY_LISTEN",
+    help="IP address to listen on, may be given again; 0.0.0.0 and :: mean all of the host's. "
+    "[default: the host's primary address]",
+)
+@click.option(
+    "--public-ip",
+    multiple=True,
+    metavar="ADDR",
+    envvar="VOICERELAY_PUBLIC_IP",
+    help="Address that clients reach when a NAT stands before --listen; may be given again.",
+)
+@click.option(
+    "--http",
+    default=DEFAULT_HTTP,
+    show_default=True,
+    metavar="HOST:PORT",
+    envvar="VOICERELAY_HTTP",
+    help="Signalling and demo page. Put TLS in front of it for others than this machine.",
+)
+@click.option(
+    "--relays",
+    type=int,
+    default=DEFAULT_RELAYS,
+    show_default=True,
+    envvar="VOICERELAY_RELAYS",
+    help="Relay processes.",
+)
+@click.option(
+    "--transceivers",
+    type=int,
+    envvar="VOICERELAY_TRANSCEIVERS",
+    help="Transceiver processes. [default: one a core]",
+)
+@click.option(
+    "--max-sessions",
+    type=int,
+    default=DEFAULT_MAX_SESSIONS,
+    show_default=True,
+    envvar="VOICERELAY_MAX_SESSIONS",
+    help="Calls a transceiver takes at most; more are refused with 503.",
+)
+@click.option(
+    "--capacity",
+    type=int,
+    default=DEFAULT_CAPACITY,
+    show_default=True,
+    envvar="VOICERELAY_CAPACITY",
+    help="Calls the shared tables have room for.",
+)
+@click.option(
+    "--run-dir",
+    type=click.Path(path_type=Path, file_okay=False),
+    envvar="VOICERELAY_RUN_DIR",
+    help="Directory of the instance's sockets. [default: one for each port and user]",
+)
+@click.option(
+    "--log-level",
+    type=click.Choice(LOG_LEVELS),
+    default="info",
+    show_default=True,
+    envvar="VOICERELAY_LOG_LEVEL",
+)
+def start(http: str, run_dir: Path | None, transceivers: int | None, **given: Any) -> None:
+    """Run relays, transceivers and control, and serve APP (module:attribute).
+
+    Without APP the calls are answered by an echo.
+    """
+    from voicerelay.cli.supervisor import Supervisor  # noqa: PLC0415  (keeps `status` quick)
+
+    http_host, http_port = parse_http(http)
+    config = Config(
+        http_host=http_host,
+        http_port=http_port,
+        transceivers=default_transceivers() if transceivers is None else transceivers,
+        run_dir=(run_dir or default_run_dir(given["port"])).absolute(),
+        **given,
+    )
+    logging.basicConfig(
+        level=config.log_level.upper(), format="%(levelname)s supervisor: %(message)s"
+    )
+    supervisor = Supervisor(config)
+    if supervisor.prepare():
+        click.echo("removed what an earlier run had left behind")
+    try:
+        asyncio.run(supervisor.run(lambda: click.echo(banner(config, supervisor.hosts))))
+    finally:
+        supervisor.release()
+    click.echo("voicerelay has stopped")
+
+
+@main.command()
+@click.option("--port", type=int, help="UDP port of the instance, when several run.")
+@click.option(
+    "--run-dir",
+    type=click.Path(path_type=Path),
+    envvar="VOICERELAY_RUN_DIR",
+    help="Its run directory, if it has one of its own.",
+)
+@click.option("--json", "as_json", is_flag=True, help="For programs.")
+def status(port: int | None, run_dir: Path | None, as_json: bool) -> None:
+    """Show processes, sockets, routes, flows, sessions, packets and drops."""
+    found = read_status(find_run_dir(run_dir.absolute() if run_dir else None, port))
+    click.echo(json.dumps(found, indent=2) if as_json else render(found))
+
+
+def banner(config: Config, hosts: list[str]) -> str:
+    """What a person sees once everything is up."""
+    host = f"[{config.http_host}]" if ":" in config.http_host else config.http_host
+    shown = "localhost" if config.http_host in ("127.0.0.1", "::1") else host
+    return "\n".join(
+        [
+            f"voicerelay is ready: open http://{shown}:{config.http_port}/ and press Call",
+            f"  media   UDP port {config.port} on {', '.join(hosts)}",
+            f"  agent   {config.app}",
+            f"  runs    {config.relays} relays, {config.transceivers} transceivers, 1 control",
+            "  stop    Ctrl-C     look: voicerelay status",
+        ]
+    )

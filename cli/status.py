@@ -1,0 +1,160 @@
+"""`voicerelay status`: what a running instance does, read live from its shared memory."""
+
+import fcntl
+import json
+import os
+import time
+from enum import IntEnum
+from pathlib import Path
+from typing import Any
+
+from voicerelay import __version__
+from voicerelay.cli.config import default_run_dir, run_base
+from voicerelay.cli.errors import NotRunning, UserError
+from voicerelay.shm import rundir
+from voicerelay.shm.counters import Block, ControlCounter, RelayCounter, TransceiverCounter
+from voicerelay.shm.region import Region, RegionMismatch
+
+HEARTBEAT_OLD_MS = 500
+
+
+def find_run_dir(run_dir: Path | None, port: int | None) -> Path:
+    """The run directory meant; without a hint, that of the only running instance.
+
+    Raises NotRunning or UserError.
+    """
+    if run_dir is not None or port is not None:
+        chosen = run_dir or default_run_dir(port or 0)
+        if not _is_running(chosen):
+            raise NotRunning(f"no instance runs in {chosen}; start one: voicerelay start")
+        return chosen
+    running = [path for path in _directories(run_base()) if _is_running(path)]
+    if not running:
+        raise NotRunning("no instance runs; start one: voicerelay start")
+    if len(running) > 1:
+        ports = ", ".join(path.name for path in running)
+        raise UserError(f"several instances run, choose one with --port: {ports}")
+    return running[0]
+
+
+def read_status(run_dir: Path) -> dict[str, Any]:
+    """Everything `status --json` prints. Raises NotRunning."""
+    try:
+        described = json.loads((run_dir / rundir.INSTANCE_FILE).read_text())
+        region = Region.attach(rundir.region_name(run_dir))
+    except (OSError, ValueError, RegionMismatch) as exc:
+        raise NotRunning(f"the instance in {run_dir} cannot be read: {exc}") from None
+    counters = region.counters
+    control = counters.control()
+    relays = [
+        _process(block, RelayCounter) | {"index": index} for index, block in counters.relays()
+    ]
+    transceivers = [
+        _process(block, TransceiverCounter) | {"slot": slot, "generation": block.generation}
+        for slot, block in counters.transceivers()
+    ]
+    status: dict[str, Any] = described | {
+        "run_dir": str(run_dir),
+        "tool_version": __version__,
+        "capacity": region.sizes.capacity,
+        "sockets": described["relays"] * len(described["listen"]),
+        "control": _process(control, ControlCounter) if control.pid else None,
+        "relays": relays,
+        "transceivers": transceivers,
+        "routes": control.get(ControlCounter.ROUTES),
+        "flows": control.get(ControlCounter.FLOWS),
+        "sessions": sum(t["sessions"] for t in transceivers),
+        "dropped": _sum_of(relays + transceivers),
+    }
+    del control, relays, transceivers, counters
+    return status
+
+
+def render(status: dict[str, Any]) -> str:
+    """The same for a person."""
+    listen = " ".join(f"{host}:{status['port']}/udp" for host in status["listen"])
+    lines = [
+        f"voicerelay {status['version']}  pid {status['pid']}  {status['app']}",
+        f"listens on {listen}, HTTP {status['http']}",
+        f"{status['sessions']} sessions  {status['routes']} routes  {status['flows']} flows"
+        f"  {status['sockets']} sockets",
+        "",
+        f"{'process':<16}{'pid':>8}{'up':>10}{'beat':>9}  work",
+    ]
+    for name, process, work in _rows(status):
+        beat = f"{process['heartbeat_ms']:.0f} ms"
+        if process["heartbeat_ms"] > HEARTBEAT_OLD_MS:
+            beat += "!"
+        up = f"{process['uptime_s']:.0f} s"
+        lines.append(f"{name:<16}{process['pid']:>8}{up:>10}{beat:>9}  {work}")
+    drops = {reason: count for reason, count in status["dropped"].items() if count}
+    lines += ["", "dropped: " + (", ".join(f"{r} {n}" for r, n in drops.items()) or "nothing")]
+    return "\n".join(lines)
+
+
+def _rows(status: dict[str, Any]) -> list[tuple[str, dict[str, Any], str]]:
+    rows = []
+    if status["control"]:
+        control = status["control"]
+        rows.append(("control", control, f"{control['peers']} peers"))
+    for relay in status["relays"]:
+        work = (
+            f"{relay['sockets_read']} socket(s), {relay['packets_received']} packets in, "
+            f"{relay['packets_forwarded']} forwarded, {sum(relay['dropped'].values())} dropped"
+        )
+        rows.append((f"relay {relay['index']}", relay, work))
+    for one in status["transceivers"]:
+        work = (
+            f"{one['sessions']}/{one['max_sessions']} sessions, {one['packets_received']} packets "
+            f"in, {one['packets_sent']} out, {sum(one['dropped'].values())} dropped"
+        )
+        rows.append((f"transceiver {one['slot']}", one, work))
+    return rows
+
+
+def _process(block: Block, names: type[IntEnum]) -> dict[str, Any]:
+    now = time.monotonic_ns()
+    figures: dict[str, Any] = {
+        "pid": block.pid,
+        "alive": Path(f"/proc/{block.pid}").exists(),
+        "uptime_s": round((now - block.started_ns) / 1e9, 1),
+        "heartbeat_ms": round(max(0, now - block.heartbeat_ns) / 1e6, 1),
+    }
+    dropped = {}
+    for name in names:
+        value = int(block.words[name])
+        if name.name.startswith("DROPPED_"):
+            dropped[name.name.removeprefix("DROPPED_").lower()] = value
+        else:
+            figures[name.name.lower()] = value
+    return figures | ({"dropped": dropped} if dropped else {})
+
+
+def _sum_of(processes: list[dict[str, Any]]) -> dict[str, int]:
+    total: dict[str, int] = {}
+    for process in processes:
+        for reason, count in process["dropped"].items():
+            total[reason] = total.get(reason, 0) + count
+    return total
+
+
+def _directories(base: Path) -> list[Path]:
+    try:
+        return sorted(path for path in base.iterdir() if path.is_dir())
+    except OSError:
+        return []
+
+
+def _is_running(run_dir: Path) -> bool:
+    """Whether a supervisor holds the lock; a file without its holder is a leftover."""
+    try:
+        fd = os.open(run_dir / "lock", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(fd)
+    return False

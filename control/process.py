@@ -1,0 +1,92 @@
+"""The control process: creates or takes over the region, serves until told to stop, cleans up."""
+
+import asyncio
+import json
+import logging
+import signal
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import uvloop
+
+from voicerelay.control.server import ControlServer
+from voicerelay.control.state import ControlState
+from voicerelay.shm import rundir
+from voicerelay.shm.counters import ControlCounter
+from voicerelay.shm.lifeline import Lifeline
+from voicerelay.shm.region import Region, RegionMismatch, RegionSpaceError, Sizes
+
+log = logging.getLogger("voicerelay.control")
+
+
+@dataclass(frozen=True)
+class ControlSettings:
+    """What the supervisor gives. `sockets[relay]`: inherited descriptors, one a listen address."""
+
+    run_dir: str
+    instance: str
+    capacity: int
+    sockets: list[list[int]]
+    lifeline: int = -1
+    log_level: str = "info"
+
+    @classmethod
+    def from_json(cls, text: str) -> "ControlSettings":
+        return cls(**json.loads(text))
+
+
+def open_region(run_dir: Path, instance: bytes, capacity: int) -> Region:
+    """The region of this instance as an earlier control left it, else a new one."""
+    name = rundir.region_name(run_dir)
+    try:
+        region = Region.attach(name, instance)
+        if region.sizes == Sizes.for_capacity(capacity):
+            return region
+        region.close()
+    except RegionMismatch as exc:
+        log.debug("new tables: %s", exc)
+    return Region.create(name, instance, Sizes.for_capacity(capacity))
+
+
+def clean_up_after_supervisor(run_dir: Path) -> None:
+    """The supervisor was killed: remove what it would have removed, unless a successor is there."""
+    lock = rundir.InstanceLock(run_dir)
+    if lock.acquire():
+        rundir.remove(run_dir)
+        lock.release()
+
+
+async def serve(settings: ControlSettings) -> None:
+    """Run until SIGTERM or the supervisor's death."""
+    lifeline = Lifeline(settings.lifeline)
+    run_dir = Path(settings.run_dir)
+    try:
+        region = open_region(run_dir, bytes.fromhex(settings.instance), settings.capacity)
+    except (RegionSpaceError, OSError) as exc:
+        lifeline.fail(f"cannot make the shared tables: {exc}")
+        raise SystemExit(2) from None
+    region.counters.control().claim()
+    state = ControlState(region, len(settings.sockets), time.monotonic())
+    state.block.set(ControlCounter.RECORDS_REPAIRED, state.repaired)
+    server = ControlServer(state, rundir.control_socket(run_dir), settings.sockets)
+    server.start()
+    stopped = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGTERM, stopped.set)
+    loop.add_signal_handler(signal.SIGINT, lambda: None)  # the supervisor decides on Ctrl-C
+
+    def supervisor_gone() -> None:
+        clean_up_after_supervisor(run_dir)
+        stopped.set()
+
+    lifeline.watch(supervisor_gone)
+    lifeline.ready()
+    await stopped.wait()
+
+
+def main(settings: ControlSettings) -> None:
+    logging.basicConfig(
+        level=settings.log_level.upper(), format="%(levelname)s control: %(message)s"
+    )
+    uvloop.run(serve(settings))

@@ -1,0 +1,138 @@
+"""The relay process: joins control, reads its socket and any it is told to adopt, beats its heart."""
+
+import asyncio
+import gc
+import json
+import logging
+import os
+import signal
+import socket
+from dataclasses import dataclass
+from pathlib import Path
+
+import uvloop
+
+from voicerelay.relay.links import Links
+from voicerelay.relay.loop import Forwarder
+from voicerelay.relay.route import Router
+from voicerelay.shm import protocol
+from voicerelay.shm.client import ControlClient
+from voicerelay.shm.lifeline import Lifeline, die_with_parent
+from voicerelay.shm.protocol import Message
+from voicerelay.shm.region import ABI, Region, RegionMismatch
+
+HEARTBEAT_S = 0.05
+
+log = logging.getLogger("voicerelay.relay")
+
+
+@dataclass(frozen=True)
+class RelaySettings:
+    """What the supervisor gives. `parent`: its pid, 0 when nobody supervises."""
+
+    run_dir: str
+    index: int
+    lifeline: int = -1
+    parent: int = 0
+    log_level: str = "info"
+
+    @classmethod
+    def from_json(cls, text: str) -> "RelaySettings":
+        return cls(**json.loads(text))
+
+
+class RelayProcess:
+    """Puts the parts together; lives until SIGTERM or its supervisor's end."""
+
+    def __init__(self, settings: RelaySettings) -> None:
+        self._settings = settings
+        self._loop = asyncio.get_running_loop()
+        self._lifeline = Lifeline(settings.lifeline)
+        self._stopped = asyncio.Event()
+        self._region: Region | None = None
+        self._forwarder: Forwarder | None = None
+        self._links = Links(Path(settings.run_dir))
+        self._client = ControlClient(
+            Path(settings.run_dir),
+            self._hello,
+            self._welcome,
+            self._message,
+            lambda: log.warning("control is gone; running calls go on"),
+        )
+
+    async def run(self) -> None:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self._loop.add_signal_handler(number, self._signalled, number)
+        self._lifeline.watch(self._stopped.set)
+        self._client.connect()
+        await self._stopped.wait()
+
+    def _signalled(self, number: int) -> None:
+        if number == signal.SIGTERM:  # on Ctrl-C the supervisor decides
+            self._stopped.set()
+
+    def _hello(self) -> protocol.Hello:
+        holding = self._forwarder.holding if self._forwarder else []
+        return protocol.Hello(
+            protocol.PROTOCOL, ABI, protocol.RELAY, self._settings.index, 0, holding
+        )
+
+    def _welcome(self, welcome: protocol.Welcome, fds: list[int]) -> None:
+        if self._region is None or self._region.instance != welcome.instance:
+            try:
+                self._region = Region.attach(welcome.region, welcome.instance)
+            except RegionMismatch as exc:
+                _close_all(fds)
+                log.error("cannot use the shared tables: %s", exc)
+                self._stopped.set()
+                return
+            block = self._region.counters.relay(self._settings.index)
+            block.claim(welcome.generation)
+            self._forwarder = Forwarder(self._loop, self._links, block)
+            self._beat()
+        self._region.counters.relay(self._settings.index).own()
+        self._hold(self._settings.index, fds)
+        self._lifeline.ready()
+
+    def _message(self, message: Message, fds: list[int]) -> None:
+        match message:
+            case protocol.Adopt(relay):
+                self._hold(relay, fds)
+            case protocol.Release(relay) if self._forwarder and relay != self._settings.index:
+                self._forwarder.release(relay)
+            case _:
+                _close_all(fds)
+
+    def _hold(self, relay: int, fds: list[int]) -> None:
+        if self._forwarder is None or self._region is None:
+            _close_all(fds)
+            return
+        routes, flows = self._region.route_reader(), self._region.flow_reader()
+        sockets = [socket.socket(fileno=fd) for fd in fds]
+        routers = [Router(local, routes, flows) for local in range(len(sockets))]
+        self._forwarder.hold(relay, sockets, routers)
+
+    def _beat(self) -> None:
+        assert self._region is not None
+        self._region.counters.relay(self._settings.index).beat()
+        self._loop.call_later(HEARTBEAT_S, self._beat)
+
+
+def _close_all(fds: list[int]) -> None:
+    for fd in fds:
+        os.close(fd)
+
+
+def main(settings: RelaySettings) -> None:
+    if settings.parent:
+        die_with_parent(settings.parent)
+    logging.basicConfig(
+        level=settings.log_level.upper(),
+        format=f"%(levelname)s relay {settings.index}: %(message)s",
+    )
+    gc.freeze()  # what was imported lives for ever; collections need not look at it
+
+    async def run() -> None:
+        await RelayProcess(settings).run()
+
+    uvloop.run(run())

@@ -1,0 +1,144 @@
+"""One end of a control connection: messages and file descriptors over a non-blocking Unix socket."""
+
+import asyncio
+import os
+import socket
+from collections import deque
+from collections.abc import Callable, Sequence
+
+from voicerelay.shm.protocol import CARRIES_FDS, Decoder, Message, ProtocolError, encode
+
+MAX_PENDING_BYTES = 1 << 20  # unsent bytes for a peer that does not read
+MAX_FDS = 64  # descriptors in one message
+READ_BYTES = 65536
+
+
+class Channel:
+    """Sends and receives messages on an event loop's readers and writers.
+
+    `on_message(message, fds)` gets the descriptors that came with it and owns them.
+    `on_closed(reason)` is called once, also for a protocol error.
+    """
+
+    def __init__(
+        self,
+        sock: socket.socket,
+        on_message: Callable[[Message, list[int]], None],
+        on_closed: Callable[[str], None],
+    ) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._socket = sock
+        self._on_message = on_message
+        self._on_closed = on_closed
+        self._decoder = Decoder()
+        self._received_fds: list[int] = []
+        self._unsent: deque[tuple[bytes, tuple[int, ...]]] = deque()
+        self._unsent_bytes = 0
+        self._closed = False
+        sock.setblocking(False)
+        self._loop.add_reader(sock.fileno(), self._readable)
+
+    @property
+    def unfinished(self) -> bool:
+        """Whether half a message has arrived."""
+        return self._decoder.unfinished
+
+    @property
+    def closed(self) -> bool:
+        return self._closed
+
+    def send(self, message: Message, fds: Sequence[int] = ()) -> bool:
+        """Send or queue; the descriptors are duplicated when queued. False when closed or full."""
+        if self._closed:
+            return False
+        data = encode(message)
+        if self._unsent:
+            return self._queue(data, tuple(os.dup(fd) for fd in fds))
+        sent = self._send_now(data, fds)
+        if sent < len(data) and not self._closed:
+            rest = () if sent else tuple(os.dup(fd) for fd in fds)
+            return self._queue(data[sent:], rest)
+        return not self._closed
+
+    def close(self, reason: str = "closed here") -> None:
+        """Close once; tells `on_closed`."""
+        if self._closed:
+            return
+        self._closed = True
+        self._loop.remove_reader(self._socket.fileno())
+        self._loop.remove_writer(self._socket.fileno())
+        self._socket.close()
+        for _, fds in self._unsent:
+            _close_all(fds)
+        _close_all(self._received_fds)
+        self._on_closed(reason)
+
+    def _queue(self, data: bytes, fds: tuple[int, ...]) -> bool:
+        self._unsent.append((data, fds))
+        self._unsent_bytes += len(data)
+        if self._unsent_bytes > MAX_PENDING_BYTES:
+            self.close("peer does not read")
+            return False
+        self._loop.add_writer(self._socket.fileno(), self._writable)
+        return True
+
+    def _send_now(self, data: bytes, fds: Sequence[int]) -> int:
+        try:
+            if fds:
+                return socket.send_fds(self._socket, [data], list(fds))
+            return self._socket.send(data)
+        except (BlockingIOError, InterruptedError):
+            return 0
+        except OSError as exc:
+            self.close(f"send: {exc.strerror}")
+            return 0
+
+    def _writable(self) -> None:
+        while self._unsent and not self._closed:
+            data, fds = self._unsent[0]
+            sent = self._send_now(data, fds)
+            if self._closed or not sent:
+                return
+            self._unsent_bytes -= sent
+            _close_all(fds)
+            if sent < len(data):
+                self._unsent[0] = (data[sent:], ())
+                return
+            self._unsent.popleft()
+        if not self._closed:
+            self._loop.remove_writer(self._socket.fileno())
+
+    def _readable(self) -> None:
+        try:
+            data, fds, flags, _ = socket.recv_fds(self._socket, READ_BYTES, MAX_FDS)
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError as exc:
+            self.close(f"receive: {exc.strerror}")
+            return
+        self._received_fds += fds
+        if not data:
+            self.close("end of file")
+            return
+        if flags & socket.MSG_CTRUNC or len(self._received_fds) > MAX_FDS:
+            self.close("too many descriptors")
+            return
+        try:
+            messages = self._decoder.feed(data)
+        except ProtocolError as exc:
+            self.close(f"protocol: {exc}")
+            return
+        for message in messages:
+            # The kernel never reads past a byte that carries descriptors, so what has arrived
+            # belongs to the one message here that may carry any.
+            given: list[int] = []
+            if isinstance(message, CARRIES_FDS):
+                given, self._received_fds = self._received_fds, []
+            self._on_message(message, given)
+            if self._closed:
+                return
+
+
+def _close_all(fds: Sequence[int]) -> None:
+    for fd in fds:
+        os.close(fd)

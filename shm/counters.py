@@ -1,0 +1,167 @@
+"""Per-process figures in shared memory: one block a process, written by it alone, read by anyone."""
+
+import os
+import time
+from collections.abc import Iterator
+from enum import IntEnum
+
+BLOCK_BYTES = 512
+WORDS = BLOCK_BYTES // 8
+MAX_RELAYS = 64
+MAX_TRANSCEIVERS = 256
+BLOCKS = 1 + MAX_RELAYS + MAX_TRANSCEIVERS
+COUNTERS_BYTES = BLOCKS * BLOCK_BYTES
+
+# Words that every block begins with.
+PID, GENERATION, STARTED_NS, HEARTBEAT_NS = range(4)
+FIRST_COUNTER = 4
+
+
+class RelayCounter(IntEnum):
+    """Relay figures. Received = forwarded + all that is dropped."""
+
+    PACKETS_RECEIVED = FIRST_COUNTER
+    BYTES_RECEIVED = 5
+    PACKETS_FORWARDED = 6
+    FRAMES_SENT = 7
+    WAKEUPS = 8
+    SOCKETS_READ = 9
+    DROPPED_EMPTY = 10
+    DROPPED_OVERSIZED = 11
+    DROPPED_NOT_WEBRTC = 12
+    DROPPED_MALFORMED_STUN = 13
+    DROPPED_UNKNOWN_UFRAG = 14
+    DROPPED_UNKNOWN_FLOW = 15
+    DROPPED_TRANSCEIVER_GONE = 16
+    DROPPED_QUEUE_FULL = 17
+
+
+class TransceiverCounter(IntEnum):
+    """Transceiver figures. Received = delivered + all that is dropped."""
+
+    PACKETS_RECEIVED = FIRST_COUNTER
+    FRAMES_RECEIVED = 5
+    PACKETS_DELIVERED = 6
+    PACKETS_SENT = 7
+    SEND_FAILURES = 8
+    SESSIONS = 9
+    SESSIONS_STARTED = 10
+    MAX_SESSIONS = 11
+    OFFERS_REFUSED = 12
+    DROPPED_MALFORMED_FRAME = 13
+    DROPPED_MALFORMED_STUN = 14
+    DROPPED_UNKNOWN_UFRAG = 15
+    DROPPED_UNKNOWN_PATH = 16
+    DROPPED_BAD_INTEGRITY = 17
+    DROPPED_REPLAYED_CHECK = 18
+    DROPPED_UNVALIDATED_PATH = 19
+    DROPPED_PLAINTEXT_ALERT = 20
+    DROPPED_SRTP = 21
+    DROPPED_QUEUE_FULL = 22
+    DROPPED_NOT_REQUEST = 23
+    DROPPED_CONTROL_UNAVAILABLE = 24
+    DROPPED_NOT_WEBRTC = 25
+
+
+class ControlCounter(IntEnum):
+    """Control's figures."""
+
+    ROUTES = FIRST_COUNTER
+    FLOWS = 5
+    SOCKETS_ADOPTED = 6
+    RELAYS_KILLED = 7
+    TRANSCEIVERS_KILLED = 8
+    REQUESTS_REFUSED = 9
+    RECORDS_REPAIRED = 10
+    PEERS = 11
+
+
+Counter = RelayCounter | TransceiverCounter | ControlCounter
+
+
+class Block:
+    """One process's block. `add` and `set` are for its owner only."""
+
+    def __init__(self, words: memoryview) -> None:
+        self.words = words
+
+    def claim(self, generation: int = 0) -> None:
+        """Start afresh as this process's own block."""
+        for index in range(WORDS):
+            self.words[index] = 0
+        self.words[GENERATION] = generation
+        self.words[STARTED_NS] = time.monotonic_ns()
+        self.own()
+
+    def own(self) -> None:
+        """Mark the block as this process's; its figures stay."""
+        self.words[PID] = os.getpid()
+        self.beat()
+
+    def beat(self) -> None:
+        """Say that the loop which does the work is alive (law 6)."""
+        self.words[HEARTBEAT_NS] = time.monotonic_ns()
+
+    def clear(self) -> None:
+        """Mark the block as nobody's (by control, for a process that is gone)."""
+        self.words[PID] = 0
+
+    def add(self, counter: Counter, by: int = 1) -> None:
+        self.words[counter] += by
+
+    def set(self, counter: Counter, value: int) -> None:
+        self.words[counter] = value
+
+    def get(self, counter: Counter) -> int:
+        return int(self.words[counter])
+
+    @property
+    def pid(self) -> int:
+        return int(self.words[PID])
+
+    @property
+    def generation(self) -> int:
+        return int(self.words[GENERATION])
+
+    @property
+    def heartbeat_ns(self) -> int:
+        return int(self.words[HEARTBEAT_NS])
+
+    @property
+    def started_ns(self) -> int:
+        return int(self.words[STARTED_NS])
+
+
+class Counters:
+    """All blocks of the segment."""
+
+    def __init__(self, buffer: memoryview) -> None:
+        self._words = buffer[:COUNTERS_BYTES].cast("Q")
+
+    def control(self) -> Block:
+        return self._block(0)
+
+    def relay(self, index: int) -> Block:
+        if not 0 <= index < MAX_RELAYS:
+            raise ValueError("relay index")
+        return self._block(1 + index)
+
+    def transceiver(self, slot: int) -> Block:
+        if not 0 <= slot < MAX_TRANSCEIVERS:
+            raise ValueError("transceiver slot")
+        return self._block(1 + MAX_RELAYS + slot)
+
+    def relays(self) -> Iterator[tuple[int, Block]]:
+        """Blocks in use, with their index."""
+        return ((i, b) for i in range(MAX_RELAYS) if (b := self.relay(i)).pid)
+
+    def transceivers(self) -> Iterator[tuple[int, Block]]:
+        """Blocks in use, with their slot."""
+        return ((i, b) for i in range(MAX_TRANSCEIVERS) if (b := self.transceiver(i)).pid)
+
+    def release(self) -> None:
+        """Let go of the buffer, so that the segment can be closed."""
+        self._words.release()
+
+    def _block(self, index: int) -> Block:
+        return Block(self._words[index * WORDS : (index + 1) * WORDS])

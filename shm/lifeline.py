@@ -1,0 +1,55 @@
+"""The socket pair between the supervisor and a child: the child says it is ready, its end tells of a death."""
+
+import asyncio
+import contextlib
+import ctypes
+import os
+import signal
+import socket
+from collections.abc import Callable
+
+READY = b"ready\n"
+FAILED = b"failed "
+MAX_REPORT_BYTES = 2048
+_PR_SET_PDEATHSIG = 1
+
+
+class Lifeline:
+    """A child's end. File descriptor -1 stands for no supervisor (tests, other process managers)."""
+
+    def __init__(self, fd: int) -> None:
+        self._socket = socket.socket(fileno=fd) if fd >= 0 else None
+
+    def ready(self) -> None:
+        """Tell the supervisor that this process does its work."""
+        self._tell(READY)
+
+    def fail(self, reason: str) -> None:
+        """Tell the supervisor in one line why this process cannot start."""
+        self._tell(FAILED + reason.replace("\n", " ").encode()[: MAX_REPORT_BYTES - 16] + b"\n")
+
+    def watch(self, on_gone: Callable[[], None]) -> None:
+        """Call `on_gone` when the supervisor is gone (kill -9 closes its end)."""
+        if self._socket is None:
+            return
+        fd = self._socket.fileno()
+        loop = asyncio.get_running_loop()
+
+        def readable() -> None:
+            loop.remove_reader(fd)
+            on_gone()
+
+        self._socket.setblocking(False)
+        loop.add_reader(fd, readable)
+
+    def _tell(self, line: bytes) -> None:
+        if self._socket is not None:
+            with contextlib.suppress(OSError):
+                self._socket.send(line)
+
+
+def die_with_parent(parent: int) -> None:
+    """Have the kernel end this process with its parent, even when it is stopped or its loop hangs."""
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != parent:
+        os.kill(os.getpid(), signal.SIGKILL)

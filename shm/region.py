@@ -1,0 +1,255 @@
+"""The shared-memory segments of one running instance: created by control, checked by everybody who attaches."""
+
+import contextlib
+import os
+import secrets
+import struct
+import sys
+from dataclasses import dataclass
+from multiprocessing import resource_tracker
+from multiprocessing.shared_memory import SharedMemory
+from pathlib import Path
+
+from voicerelay.shm.counters import COUNTERS_BYTES, Counters
+from voicerelay.shm.table import RECORD_BYTES, TableReader, TableWriter
+
+ABI = 1
+MAGIC = b"VOICERLY"
+HEADER_BYTES = 256
+INSTANCE_BYTES = 16
+CLUSTER_KEY_BYTES = 32
+FLOWS_PER_SESSION = 2  # a browser's usual paths: one per address family
+MIN_CAPACITY = 16  # sessions
+MAX_CAPACITY = 1_000_000  # sessions
+DEFAULT_CAPACITY = 16_384  # sessions
+
+# magic, abi, header bytes, boot id, instance, cluster key, route records, flow records, capacity
+_HEADER = struct.Struct("<8sII16s16s32sIII")
+_ROUTES_EPOCH_AT, _FLOWS_EPOCH_AT, _GENERATION_AT = 128, 132, 136
+_U32 = struct.Struct("<I")
+_PAGE_BYTES = 4096
+_SHM_DIR = Path("/dev/shm")
+
+
+class RegionMismatch(Exception):
+    """The segment is not one that this process may use; the message says why."""
+
+
+class RegionSpaceError(Exception):
+    """Shared memory has no room for the tables."""
+
+
+def boot_id() -> bytes:
+    """16 bytes that change with every boot of the host."""
+    text = Path("/proc/sys/kernel/random/boot_id").read_text()
+    return bytes.fromhex(text.strip().replace("-", ""))
+
+
+def power_of_two(at_least: int) -> int:
+    """The smallest power of two that is not below `at_least`."""
+    return 1 << (at_least - 1).bit_length()
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Records of each table; always a power of two and at least twice the keys."""
+
+    capacity: int
+    routes: int
+    flows: int
+
+    @classmethod
+    def for_capacity(cls, sessions: int) -> "Sizes":
+        """Room for `sessions` calls, each with one route (two during an ICE restart) and its flows."""
+        if not MIN_CAPACITY <= sessions <= MAX_CAPACITY:
+            raise ValueError(f"capacity must be {MIN_CAPACITY} to {MAX_CAPACITY} sessions")
+        return cls(
+            sessions,
+            power_of_two(2 * sessions),
+            power_of_two(2 * FLOWS_PER_SESSION * sessions),
+        )
+
+    @property
+    def total_bytes(self) -> int:
+        return HEADER_BYTES + (self.routes + self.flows) * RECORD_BYTES
+
+
+class Region:
+    """The tables segment and the counters segment of one instance.
+
+    The tables have one writer (control, which creates the region); others attach and get readers.
+    Counters are written by each process in its own block.
+    """
+
+    def __init__(self, name: str, tables: SharedMemory, counters: SharedMemory) -> None:
+        self.name = name
+        self._tables = tables
+        self._counters = counters
+        self._views: list[memoryview] = []
+        self._buffer = _buffer(tables)
+        header = _HEADER.unpack_from(self._buffer)
+        self.instance: bytes = header[4]
+        self.cluster_key: bytes = header[5]
+        self.sizes = Sizes(header[8], header[6], header[7])
+        self.counters = Counters(_buffer(counters))
+        # Touch every page now: a flood of unknown keys must not grow anybody's memory later.
+        self.touched = len(bytes(self._buffer[::_PAGE_BYTES]))
+
+    @classmethod
+    def create(cls, name: str, instance: bytes, sizes: Sizes) -> "Region":
+        """A new region under `name`; whatever stood there before is replaced, never trusted."""
+        remove_segments(name)
+        _check_space(sizes.total_bytes + COUNTERS_BYTES)
+        tables = _open(_tables_name(name), sizes.total_bytes)
+        counters = _open(_counters_name(name), COUNTERS_BYTES)
+        key = secrets.token_bytes(CLUSTER_KEY_BYTES)
+        header = (ABI, HEADER_BYTES, boot_id(), instance, key, sizes.routes, sizes.flows)
+        buffer = _buffer(tables)
+        _HEADER.pack_into(buffer, 0, b"", *header, sizes.capacity)
+        buffer[: len(MAGIC)] = MAGIC  # last: a region without it is not finished
+        return cls(name, tables, counters)
+
+    @classmethod
+    def attach(cls, name: str, instance: bytes | None = None) -> "Region":
+        """An existing region. Raises RegionMismatch when it is missing or not of this kind.
+
+        `instance`: the one expected; None accepts any (for `status`).
+        """
+        try:
+            tables = _open(_tables_name(name))
+        except (FileNotFoundError, ValueError) as exc:
+            raise RegionMismatch("there is no such shared memory") from exc
+        reason = _mismatch(tables, instance)
+        if reason:
+            tables.close()
+            raise RegionMismatch(reason)
+        try:
+            counters = _open(_counters_name(name))
+        except (FileNotFoundError, ValueError) as exc:
+            tables.close()
+            raise RegionMismatch("its counters are missing") from exc
+        if counters.size < COUNTERS_BYTES:
+            tables.close()
+            counters.close()
+            raise RegionMismatch("its counters are of another size")
+        return cls(name, tables, counters)
+
+    def route_reader(self) -> TableReader:
+        """ufrag -> transceiver slot, generation, session."""
+        return TableReader(*self._route_views())
+
+    def flow_reader(self) -> TableReader:
+        """Client path -> transceiver slot, generation, session."""
+        return TableReader(*self._flow_views())
+
+    def route_writer(self) -> TableWriter:
+        return TableWriter(*self._route_views(), self.sizes.routes // 2)
+
+    def flow_writer(self) -> TableWriter:
+        return TableWriter(*self._flow_views(), self.sizes.flows // 2)
+
+    def next_generation(self) -> int:
+        """A number no transceiver of this instance had before (control only)."""
+        generation: int = _U32.unpack_from(self._buffer, _GENERATION_AT)[0] + 1
+        _U32.pack_into(self._buffer, _GENERATION_AT, generation)
+        return generation
+
+    def close(self) -> None:
+        """Detach; the segments stay."""
+        self.counters.release()
+        for view in self._views:
+            view.release()
+        self._buffer.release()
+        self._tables.close()
+        self._counters.close()
+
+    def _route_views(self) -> tuple[memoryview, memoryview]:
+        return self._table_views(HEADER_BYTES, self.sizes.routes, _ROUTES_EPOCH_AT)
+
+    def _flow_views(self) -> tuple[memoryview, memoryview]:
+        start = HEADER_BYTES + self.sizes.routes * RECORD_BYTES
+        return self._table_views(start, self.sizes.flows, _FLOWS_EPOCH_AT)
+
+    def _table_views(self, start: int, records: int, epoch: int) -> tuple[memoryview, memoryview]:
+        buffer = self._buffer
+        views = buffer[start : start + records * RECORD_BYTES], buffer[epoch : epoch + 4]
+        self._views.extend(views)
+        return views
+
+
+def remove_segments(name: str) -> bool:
+    """Unlink the segments of a name, whoever left them; True when there were any."""
+    removed = False
+    for segment in (_tables_name(name), _counters_name(name)):
+        try:
+            (_SHM_DIR / segment).unlink()
+            removed = True
+        except FileNotFoundError:
+            continue
+    return removed
+
+
+def _tables_name(name: str) -> str:
+    return f"{name}.tables"
+
+
+def _counters_name(name: str) -> str:
+    return f"{name}.counters"
+
+
+class _Segment(SharedMemory):
+    """Forgives views that are still held when the interpreter ends: the kernel unmaps them all."""
+
+    def __del__(self) -> None:
+        with contextlib.suppress(BufferError, OSError):
+            self.close()
+
+
+def _open(name: str, create_bytes: int = 0) -> SharedMemory:
+    """Create (with a size) or attach, without Python's resource tracker.
+
+    The tracker would unlink the segment for everybody when the first process that saw it exits.
+    """
+    create = create_bytes > 0
+    if sys.version_info >= (3, 13):
+        return _Segment(name, create, create_bytes, track=False)
+    memory = _Segment(name, create, create_bytes)
+    resource_tracker.unregister(f"/{memory.name}", "shared_memory")
+    return memory
+
+
+def _buffer(memory: SharedMemory) -> memoryview:
+    assert memory.buf is not None  # only a closed segment has none
+    return memory.buf
+
+
+def _mismatch(memory: SharedMemory, instance: bytes | None) -> str:
+    """Why a segment must not be used; empty when it may."""
+    if memory.size < HEADER_BYTES:
+        return "it is too small"
+    magic, abi, header_bytes, boot, owner, _, routes, flows, capacity = _HEADER.unpack_from(
+        _buffer(memory)
+    )
+    if magic != MAGIC or header_bytes != HEADER_BYTES:
+        return "it is not a voicerelay region"
+    if abi != ABI:
+        return f"it has ABI {abi}, this version needs {ABI}"
+    if boot != boot_id():
+        return "it is from before the last boot"
+    if instance is not None and owner != instance:
+        return "it belongs to another instance"
+    if not MIN_CAPACITY <= capacity <= MAX_CAPACITY:
+        return "its sizes are out of range"
+    sizes = Sizes.for_capacity(capacity)
+    if (sizes.routes, sizes.flows) != (routes, flows) or memory.size < sizes.total_bytes:
+        return "its sizes do not match"
+    return ""
+
+
+def _check_space(needed: int) -> None:
+    stat = os.statvfs(_SHM_DIR)
+    free = stat.f_bavail * stat.f_frsize
+    if free < needed:
+        raise RegionSpaceError(
+            f"/dev/shm has {free >> 20} MiB free, the tables need {(needed >> 20) + 1} MiB"
+        )

@@ -1,0 +1,97 @@
+"""The run directory of one instance: which file stands where, and how leftovers are removed."""
+
+import contextlib
+import fcntl
+import hashlib
+import os
+from pathlib import Path
+
+from voicerelay.shm.region import remove_segments
+
+DIRECTORY_MODE = 0o750
+SOCKET_MODE = 0o660
+INSTANCE_FILE = "instance.json"  # what the supervisor says of itself, for `status`
+
+
+def control_socket(run_dir: Path) -> Path:
+    return run_dir / "control.sock"
+
+
+def frames_socket(run_dir: Path, slot: int, generation: int) -> Path:
+    """Where relays hand frames to a transceiver; the generation keeps them from its successor."""
+    return run_dir / f"frames-{slot}-{generation}.sock"
+
+
+def http_socket(run_dir: Path, slot: int) -> Path:
+    """Where siblings proxy signalling to the transceiver that owns a session."""
+    return run_dir / f"http-{slot}.sock"
+
+
+def region_name(run_dir: Path) -> str:
+    """Shared-memory name of the instance whose run directory this is."""
+    digest = hashlib.blake2s(str(run_dir.resolve()).encode(), digest_size=6).hexdigest()
+    return f"voicerelay-{digest}"
+
+
+class InstanceLock:
+    """Held by the supervisor as long as it lives; released by the kernel, also after kill -9."""
+
+    def __init__(self, run_dir: Path) -> None:
+        self._path = run_dir / "lock"
+        self._fd = -1
+
+    def acquire(self) -> bool:
+        """False when a running instance holds it."""
+        while True:
+            fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                os.close(fd)
+                return False
+            if self._is_current(fd):
+                break
+            os.close(fd)  # its last holder removed the file before letting go
+        os.ftruncate(fd, 0)
+        os.write(fd, f"{os.getpid()}\n".encode())
+        self._fd = fd
+        return True
+
+    def _is_current(self, fd: int) -> bool:
+        try:
+            return os.fstat(fd).st_ino == self._path.stat().st_ino
+        except FileNotFoundError:
+            return False
+
+    def holder(self) -> str:
+        """The pid written by whoever holds the lock, for a message."""
+        try:
+            return self._path.read_text().strip() or "unknown"
+        except OSError:
+            return "unknown"
+
+    def release(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+
+def clean(run_dir: Path) -> bool:
+    """Remove an instance's sockets and segments; True when there were any. Hold the lock."""
+    found = remove_segments(region_name(run_dir))
+    for leftover in run_dir.glob("*.sock"):
+        with contextlib.suppress(FileNotFoundError):
+            leftover.unlink()
+            found = True
+    return found
+
+
+def remove(run_dir: Path) -> None:
+    """Clean, then remove the directory itself if nothing of anybody else's is in it."""
+    clean(run_dir)
+    with contextlib.suppress(OSError):
+        (run_dir / INSTANCE_FILE).unlink(missing_ok=True)
+        (run_dir / "lock").unlink()
+        run_dir.rmdir()
+        if run_dir.parent.name.startswith("voicerelay"):
+            run_dir.parent.rmdir()  # only when no other instance is left

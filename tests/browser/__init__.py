@@ -1,0 +1,1 @@
+"""Calls made by real browsers; slow, and skipped where a browser is missing."""

@@ -1,0 +1,1 @@
+"""What several test folders share: real browsers, test tones, a running server."""

@@ -1,0 +1,1 @@
+../../../voicerelay/__init__.py

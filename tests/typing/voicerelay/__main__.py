@@ -1,0 +1,1 @@
+../../../voicerelay/__main__.py

@@ -1,0 +1,1 @@
+../../../voicerelay/echo.py

@@ -1,0 +1,1 @@
+"""Transceivers: processes that own complete WebRTC sessions, from ICE to the agent."""

@@ -1,0 +1,155 @@
+"""Datagrams in and out of a transceiver: frames from the relays, replies by the public sockets."""
+
+import asyncio
+import contextlib
+import socket
+from pathlib import Path
+from typing import Protocol
+
+from voicerelay.shm.counters import Block, TransceiverCounter
+from voicerelay.shm.frame import MAX_FRAME_BYTES, FrameError, split_frame
+from voicerelay.shm.path import unpack_path
+from voicerelay.shm.rundir import SOCKET_MODE
+from voicerelay.shm.stun import BINDING_REQUEST, server_ufrag
+
+MAX_FRAMES_DRAIN = 16  # a wake-up and relay
+MAX_CACHED_ADDRESSES = 16_384
+MAX_RELAY_LINKS = 256
+DSCP_EF_TOS = 46 << 2  # RFC 8837 §5: interactive voice
+
+
+class Endpoint(Protocol):
+    """A session, as the mux sees it."""
+
+    def stun_received(self, data: bytes, path: bytes, relay: int) -> None: ...
+
+    def datagram_received(self, data: bytes, path: bytes, relay: int) -> None: ...
+
+    def path_lost(self, path: bytes) -> None: ...
+
+
+class Mux:
+    """Hands each datagram to its session: Binding requests by ufrag, the rest by path (law 1)."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, block: Block) -> None:
+        self._loop = loop
+        self._block = block
+        self.by_ufrag: dict[bytes, Endpoint] = {}
+        self.by_path: dict[bytes, Endpoint] = {}
+        self._public: list[socket.socket] = []
+        self._addresses: dict[bytes, tuple[str, int]] = {}
+        self._listener: socket.socket | None = None
+        self._links: dict[int, socket.socket] = {}
+
+    def listen(self, path: Path) -> None:
+        """Accept frames at a Unix socket."""
+        path.unlink(missing_ok=True)
+        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK)
+        self._listener.bind(str(path))
+        path.chmod(SOCKET_MODE)
+        self._listener.listen(MAX_RELAY_LINKS)
+        self._loop.add_reader(self._listener.fileno(), self._accept)
+
+    def send_from(self, sockets: list[socket.socket]) -> None:
+        """The public sockets to send by, one a listen address."""
+        for old in self._public:
+            old.close()
+        self._public = sockets
+        for sock in sockets:
+            sock.setblocking(False)
+            v6 = sock.family == socket.AF_INET6
+            level, option = (
+                (socket.IPPROTO_IPV6, socket.IPV6_TCLASS)
+                if v6
+                else (socket.IPPROTO_IP, socket.IP_TOS)
+            )
+            with contextlib.suppress(OSError):
+                sock.setsockopt(level, option, DSCP_EF_TOS)
+
+    def send(self, data: bytes, path: bytes) -> None:
+        """Straight to the client; a full or failing socket counts as loss, as UDP has it."""
+        address = self._addresses.get(path)
+        if address is None:
+            if len(self._addresses) >= MAX_CACHED_ADDRESSES:
+                self._addresses.clear()
+            _, host, port = unpack_path(path)
+            address = self._addresses[path] = (host, port)
+        try:
+            self._public[path[0]].sendto(data, address)
+        except (OSError, IndexError):
+            self._block.add(TransceiverCounter.SEND_FAILURES)
+        else:
+            self._block.add(TransceiverCounter.PACKETS_SENT)
+
+    def drop(self, reason: TransceiverCounter) -> None:
+        """Count a packet that goes no further."""
+        self._block.add(reason)
+
+    def delivered(self) -> None:
+        """Count a packet that reached its session's protocols."""
+        self._block.add(TransceiverCounter.PACKETS_DELIVERED)
+
+    def close(self) -> None:
+        for sock in (self._listener, *self._links.values()):
+            if sock is not None:
+                self._loop.remove_reader(sock.fileno())
+                sock.close()
+        self._links.clear()
+        for sock in self._public:
+            sock.close()
+
+    def _accept(self) -> None:
+        assert self._listener is not None
+        try:
+            link, _ = self._listener.accept()
+        except OSError:
+            return
+        if len(self._links) >= MAX_RELAY_LINKS:
+            link.close()
+            return
+        link.setblocking(False)
+        self._links[link.fileno()] = link
+        self._loop.add_reader(link.fileno(), self._readable, link)
+
+    def _readable(self, link: socket.socket) -> None:
+        for _ in range(MAX_FRAMES_DRAIN):
+            try:
+                frame = link.recv(MAX_FRAME_BYTES + 1)
+            except (BlockingIOError, InterruptedError):
+                return
+            except OSError:
+                frame = b""
+            if not frame:
+                self._loop.remove_reader(link.fileno())
+                del self._links[link.fileno()]
+                link.close()
+                return
+            self._block.add(TransceiverCounter.FRAMES_RECEIVED)
+            try:
+                for relay, path, data in split_frame(frame):
+                    self.dispatch(data, path, relay)
+            except FrameError:
+                self.drop(TransceiverCounter.DROPPED_MALFORMED_FRAME)
+
+    def dispatch(self, data: bytes, path: bytes, relay: int) -> None:
+        """One datagram. A session counts what it drops itself."""
+        self._block.add(TransceiverCounter.PACKETS_RECEIVED)
+        if data[0] < 4:
+            ufrag = server_ufrag(data)
+            if int.from_bytes(data[:2], "big") == BINDING_REQUEST:
+                endpoint = self.by_ufrag.get(ufrag) if ufrag else None
+                if endpoint is None:
+                    self.drop(TransceiverCounter.DROPPED_UNKNOWN_UFRAG)
+                    return
+            else:
+                endpoint = self.by_path.get(path)
+                if endpoint is None:
+                    self.drop(TransceiverCounter.DROPPED_UNKNOWN_PATH)
+                    return
+            endpoint.stun_received(data, path, relay)
+            return
+        endpoint = self.by_path.get(path)
+        if endpoint is None:
+            self.drop(TransceiverCounter.DROPPED_UNKNOWN_PATH)
+        else:
+            endpoint.datagram_received(data, path, relay)

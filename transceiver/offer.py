@@ -1,0 +1,59 @@
+"""What an offer must have before a peer connection is made of it (RFC 8829, RFC 9725 §4.2)."""
+
+from dataclasses import dataclass
+
+from aiortc.sdp import MediaDescription, SessionDescription
+
+MAX_OFFER_BYTES = 64 * 1024
+
+
+class OfferError(Exception):
+    """The offer is refused: `status` 400 (malformed) or 406 (well formed, but no voice call)."""
+
+    def __init__(self, status: int, code: str, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+        self.code = code
+
+
+@dataclass(frozen=True)
+class Offer:
+    """A checked offer. `sdp` has no candidates: a lite agent learns the peer from its checks."""
+
+    sdp: str
+    ice_ufrag: str
+
+
+def check_offer(text: str) -> Offer:
+    """Check an offer. Raises OfferError, and nothing else."""
+    if not text.startswith("v=0"):
+        raise OfferError(400, "malformed_sdp", "the body is not SDP: it must begin with v=0")
+    sdp = "".join(line + "\r\n" for line in _lines_to_keep(text))
+    try:
+        description = SessionDescription.parse(sdp)
+    except Exception as exc:  # the parser asserts, indexes and unpacks what peers write
+        raise OfferError(400, "malformed_sdp", "the SDP cannot be read") from exc
+    media = description.media
+    if not any(section.kind == "audio" and section.port for section in media):
+        raise OfferError(406, "no_audio", "the offer has no audio line")
+    for section in media:
+        if section.kind not in ("audio", "video", "application"):
+            raise OfferError(406, "media_kind", f"no use for m={section.kind[:16]}")
+        ice = section.ice
+        if ice is None or not ice.usernameFragment or not ice.password:
+            raise OfferError(400, "no_ice_credentials", "a=ice-ufrag or a=ice-pwd is missing")
+        if section.dtls is None or not section.dtls.fingerprints:
+            raise OfferError(400, "no_dtls", "a=fingerprint or a=setup is missing")
+    codecs = [c.mimeType.lower() for s in media if s.kind == "audio" for c in s.rtp.codecs]
+    if "audio/opus" not in codecs:
+        raise OfferError(406, "no_opus", "the offer has no Opus codec")
+    return Offer(sdp, _ufrag_of(media[0]))
+
+
+def _ufrag_of(section: MediaDescription) -> str:
+    return str(section.ice.usernameFragment) if section.ice else ""
+
+
+def _lines_to_keep(text: str) -> list[str]:
+    lines = (line.strip() for line in text.splitlines())
+    return [line for line in lines if line and not line.startswith("a=candidate:")]

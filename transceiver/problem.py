@@ -1,0 +1,40 @@
+"""HTTP errors: one JSON shape for all of them, `{"error": {"code", "message"}}`."""
+
+import json
+import logging
+from collections.abc import Awaitable, Callable
+
+from aiohttp import web
+
+RETRY_AFTER_S = 2
+
+log = logging.getLogger("voicerelay.http")
+
+
+def problem(status: int, code: str, message: str) -> web.Response:
+    """An error response; 503 says when to try again."""
+    headers = {"Retry-After": str(RETRY_AFTER_S)} if status == 503 else None
+    return web.json_response(
+        {"error": {"code": code, "message": message}}, status=status, headers=headers
+    )
+
+
+@web.middleware
+async def problems(
+    request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+) -> web.StreamResponse:
+    """Give aiohttp's own errors, and our mistakes, the same shape; no traceback leaves."""
+    try:
+        return await handler(request)
+    except web.HTTPException as exc:
+        if exc.status < 400:
+            raise
+        response = problem(exc.status, exc.reason.lower().replace(" ", "_"), exc.reason)
+        if "Allow" in exc.headers:
+            response.headers["Allow"] = exc.headers["Allow"]
+        return response
+    except (json.JSONDecodeError, UnicodeDecodeError):
+        return problem(400, "malformed_body", "the body cannot be read")
+    except Exception:
+        log.exception("%s %s", request.method, request.rel_url.path.partition("/")[0])
+        return problem(500, "internal_error", "the server made a mistake; it has been logged")

@@ -1,0 +1,172 @@
+"""All sessions of this transceiver: made, found, swept and ended here."""
+
+import asyncio
+import base64
+import binascii
+import itertools
+import logging
+import secrets
+import struct
+import time
+
+from voicerelay.shm.counters import Block, TransceiverCounter
+from voicerelay.shm.ufrag import make_ufrag
+from voicerelay.transceiver.agent import Agent
+from voicerelay.transceiver.directory import CONTROL_GONE, Directory, DirectoryError
+from voicerelay.transceiver.ice import Credentials
+from voicerelay.transceiver.mux import Mux
+from voicerelay.transceiver.offer import Offer
+from voicerelay.transceiver.session import LiveSession
+
+SWEEP_S = 1.0
+CLOSE_ALL_S = 1.0
+_ID_HEAD = struct.Struct("!HH")
+_ID_RANDOM_BYTES = 16
+
+log = logging.getLogger("voicerelay.session")
+
+
+class ServerFull(Exception):
+    """This transceiver has as many sessions as it may have."""
+
+
+def session_id(node: int, slot: int) -> str:
+    """A fresh public id: node and slot, so that any transceiver finds the owner, and 128 random bits."""
+    raw = _ID_HEAD.pack(node, slot) + secrets.token_bytes(_ID_RANDOM_BYTES)
+    return base64.urlsafe_b64encode(raw).decode().rstrip("=")
+
+
+def slot_of(public_id: str) -> int | None:
+    """The slot in a public id; None for what is not one."""
+    try:
+        raw = base64.b64decode(public_id + "=" * (-len(public_id) % 4), b"-_", validate=True)
+    except (binascii.Error, ValueError):
+        return None
+    if len(raw) != _ID_HEAD.size + _ID_RANDOM_BYTES:
+        return None
+    slot: int = _ID_HEAD.unpack_from(raw)[1]
+    return slot
+
+
+class Registry:
+    """Sessions by public id and by number."""
+
+    def __init__(
+        self,
+        slot: int,
+        agent: Agent,
+        mux: Mux,
+        directory: Directory,
+        block: Block,
+        candidates: list[tuple[str, int]],
+        max_sessions: int,
+    ) -> None:
+        self.node = 0
+        self.slot = slot
+        self.cluster_key = b""
+        self.candidates = candidates
+        self._agent = agent
+        self._mux = mux
+        self._directory = directory
+        self._block = block
+        self._max_sessions = max_sessions
+        self._by_id: dict[str, LiveSession] = {}
+        self._by_number: dict[int, LiveSession] = {}
+        self._numbers = itertools.cycle(range(1, 1 << 32))
+        self._watchers: set[asyncio.Task[None]] = set()
+        block.set(TransceiverCounter.MAX_SESSIONS, max_sessions)
+
+    @property
+    def full(self) -> bool:
+        return len(self._by_id) >= self._max_sessions
+
+    @property
+    def sessions(self) -> int:
+        """How many there are now."""
+        return len(self._by_id)
+
+    @property
+    def available(self) -> bool:
+        """Whether control is there, without which no session can begin."""
+        return self._directory.available
+
+    def get(self, public_id: str) -> LiveSession | None:
+        return self._by_id.get(public_id)
+
+    async def create(self, offer: Offer) -> tuple[LiveSession, str]:
+        """A new session and its answer. Raises ServerFull, DirectoryError or NotAcceptable."""
+        if self.full:
+            raise ServerFull
+        if not self.available:
+            raise DirectoryError(CONTROL_GONE)
+        number = next(n for n in self._numbers if n not in self._by_number)
+        session = LiveSession(
+            session_id(self.node, self.slot),
+            number,
+            self._agent,
+            self._mux,
+            self._directory,
+            self.candidates,
+        )
+        self._by_id[session.id] = self._by_number[number] = session
+        self._count()
+        try:
+            answer = await session.open(offer, self._new_ufrag())
+        except BaseException:
+            self._remove(session)
+            raise
+        self._block.add(TransceiverCounter.SESSIONS_STARTED)
+        watcher = asyncio.get_running_loop().create_task(self._remove_when_ended(session))
+        self._watchers.add(watcher)
+        watcher.add_done_callback(self._watchers.discard)
+        return session, answer
+
+    async def restart(self, session: LiveSession, remote_ufrag: str) -> Credentials:
+        """ICE restart with a fresh ufrag. Raises DirectoryError."""
+        return await session.restart_ice(self._new_ufrag(), remote_ufrag)
+
+    def flow_lost(self, path: bytes, number: int) -> None:
+        """Control says that a path now belongs to a session elsewhere."""
+        session = self._by_number.get(number)
+        if session is not None:
+            session.path_lost(path)
+
+    def start(self) -> None:
+        """Begin to sweep."""
+        asyncio.get_running_loop().call_later(SWEEP_S, self._sweep)
+
+    async def close_all(self, reason: str) -> None:
+        """End every session and wait a moment for the goodbyes."""
+        sessions = list(self._by_id.values())
+        for session in sessions:
+            session.end(reason)
+        if sessions:
+            await asyncio.wait(
+                [asyncio.ensure_future(session.ended.wait()) for session in sessions],
+                timeout=CLOSE_ALL_S,
+            )
+
+    def _new_ufrag(self) -> bytes:
+        return make_ufrag(self.cluster_key, self.node, self.slot)
+
+    def _sweep(self) -> None:
+        now = time.monotonic()
+        for session in list(self._by_id.values()):
+            try:
+                session.sweep(now)
+            except Exception:
+                log.exception("session %s: sweep", session.short_id)
+                session.end("internal error")
+        asyncio.get_running_loop().call_later(SWEEP_S, self._sweep)
+
+    async def _remove_when_ended(self, session: LiveSession) -> None:
+        await session.ended.wait()
+        self._remove(session)
+
+    def _remove(self, session: LiveSession) -> None:
+        self._by_id.pop(session.id, None)
+        self._by_number.pop(session.number, None)
+        self._count()
+
+    def _count(self) -> None:
+        self._block.set(TransceiverCounter.SESSIONS, len(self._by_id))

@@ -1,0 +1,402 @@
+"""One call: binds ICE, the peer connection, the voice path and the agent together."""
+
+import asyncio
+import logging
+import secrets
+import time
+from collections import deque
+from collections.abc import AsyncIterator
+from enum import Enum
+from typing import Any
+
+from voicerelay.shm.counters import TransceiverCounter
+from voicerelay.shm.ufrag import make_password
+from voicerelay.transceiver import guard, rtp
+from voicerelay.transceiver.agent import Agent, AudioPacket, Session
+from voicerelay.transceiver.directory import Directory
+from voicerelay.transceiver.ice import Check, Credentials, ErrorReply, IceAgent
+from voicerelay.transceiver.mux import Mux
+from voicerelay.transceiver.offer import Offer
+from voicerelay.transceiver.seam import Peer, answer
+from voicerelay.transceiver.voice import REPORT_INTERVAL_S, VoicePath
+
+SETUP_TIMEOUT_S = 30.0  # from the answer to media
+IDLE_PATH_S = 30.0  # a path that is not selected and no longer checked is given up
+MAX_UNREAD_PACKETS = 50  # one second of voice
+MAX_PENDING_PATHS = 16  # paths whose flow control is still to write
+MAX_PENDING_CHECKS = 4  # a path
+
+log = logging.getLogger("voicerelay.session")
+
+
+class State(Enum):
+    """A session goes forward only: each state names those that may follow."""
+
+    NEW = "new"
+    CHECKING = "checking"
+    CONNECTED = "connected"
+    CLOSED = "closed"
+
+
+FOLLOWING = {
+    State.NEW: {State.CHECKING, State.CLOSED},
+    State.CHECKING: {State.CONNECTED, State.CLOSED},
+    State.CONNECTED: {State.CLOSED},
+    State.CLOSED: set[State](),
+}
+
+
+class LiveSession(Session):
+    """A Session as the transceiver runs it; also the mux's Endpoint and the seam's Link."""
+
+    def __init__(
+        self,
+        public_id: str,
+        number: int,
+        agent: Agent,
+        mux: Mux,
+        directory: Directory,
+        candidates: list[tuple[str, int]],
+    ) -> None:
+        self._id = public_id
+        self.number = number
+        self.etag = secrets.token_urlsafe(9)
+        self.candidates = candidates
+        self.state = State.NEW
+        self.ended = asyncio.Event()
+        self.end_reason = ""
+        self.created_at = time.monotonic()
+        self.connected_at: float | None = None
+        self.relay: int | None = None
+        self.packets_in = self.packets_unread = 0
+        self._agent = agent
+        self._mux = mux
+        self._directory = directory
+        self._ice: IceAgent | None = None
+        self._peer: Peer | None = None
+        self._voice: VoicePath | None = None
+        self._pending: dict[bytes, list[Check]] = {}
+        self._ufrags: list[bytes] = []  # the last one is in force
+        self._unread: deque[AudioPacket] = deque(maxlen=MAX_UNREAD_PACKETS)
+        self._arrived = asyncio.Event()
+        self._agent_task: asyncio.Task[None] | None = None
+        self._close_task: asyncio.Task[None] | None = None
+        self._reported_at = 0.0
+
+    # ---- life --------------------------------------------------------------------------------
+
+    async def open(self, offer: Offer, ufrag: bytes) -> str:
+        """Register the route and answer. Raises DirectoryError or NotAcceptable."""
+        credentials = Credentials(ufrag, make_password(), offer.ice_ufrag.encode())
+        self._ice = IceAgent(credentials, consent_at=self.created_at)
+        await self._add_route(ufrag)
+        try:
+            self._peer = await answer(offer.sdp, self)
+        except BaseException:
+            self._drop_routes()
+            raise
+        self._move(State.CHECKING)
+        return self._peer.answer
+
+    async def restart_ice(self, ufrag: bytes, remote_ufrag: str) -> Credentials:
+        """New credentials (RFC 9725 §4.3.3). Raises DirectoryError; then the old ones stay."""
+        assert self._ice is not None
+        credentials = Credentials(ufrag, make_password(), remote_ufrag.encode())
+        await self._add_route(ufrag)
+        self._ice.restart(credentials, time.monotonic())
+        self.etag = secrets.token_urlsafe(9)
+        return credentials
+
+    def end(self, reason: str) -> None:
+        """End the call, once; the rest follows in the background until `ended`."""
+        if self.state is State.CLOSED:
+            return
+        self._move(State.CLOSED)
+        self.end_reason = reason
+        log.info("session %s ended: %s", self.short_id, reason)
+        self._close_task = asyncio.get_running_loop().create_task(self._close())
+
+    async def _close(self) -> None:
+        self._arrived.set()
+        if self._agent_task is not None and self._agent_task is not asyncio.current_task():
+            self._agent_task.cancel()
+            await asyncio.wait([self._agent_task], timeout=1.0)
+        try:
+            if self._peer is not None:
+                await self._peer.close()
+        except Exception:
+            log.exception("session %s: closing the peer connection", self.short_id)
+        finally:
+            if self._ice is not None:
+                for path in list(self._ice.valid):
+                    self._forget_path(path)
+                self._ice.close()
+            self._drop_routes()
+            self.ended.set()
+
+    def sweep(self, now: float) -> None:
+        """Time-outs, idle paths and RTCP; called about once a second."""
+        if self.state is State.CLOSED or self._ice is None:
+            return
+        if self.state is State.CHECKING and now - self.created_at > SETUP_TIMEOUT_S:
+            self.end("no media within the setup time")
+            return
+        if self._ice.expired(now):
+            self.end("consent expired: no checks from the client")
+            return
+        for path, entry in list(self._ice.valid.items()):
+            if path != self._ice.selected and now - entry.checked_at > IDLE_PATH_S:
+                self._ice.lose(path)
+                self._forget_path(path)
+        if len(self._ufrags) > 1 and not self._ice.overlapping(now):
+            for ufrag in self._ufrags[:-1]:
+                self._forget_ufrag(ufrag)
+            del self._ufrags[:-1]
+        if self._voice is not None and now - self._reported_at > REPORT_INTERVAL_S:
+            self._reported_at = now
+            report = self._voice.report(now, time.time())
+            if report is not None:
+                self._send_protected(report, rtcp=True)
+
+    def _move(self, state: State) -> None:
+        assert state in FOLLOWING[self.state], (self.state, state)
+        self.state = state
+
+    # ---- routes and flows --------------------------------------------------------------------
+
+    async def _add_route(self, ufrag: bytes) -> None:
+        await self._directory.register(ufrag, self.number)
+        self._mux.by_ufrag[ufrag] = self
+        self._ufrags.append(ufrag)
+
+    def _forget_ufrag(self, ufrag: bytes) -> None:
+        if self._mux.by_ufrag.get(ufrag) is self:
+            del self._mux.by_ufrag[ufrag]
+        self._directory.unregister(ufrag)
+
+    def _drop_routes(self) -> None:
+        for ufrag in self._ufrags:
+            self._forget_ufrag(ufrag)
+        self._ufrags.clear()
+
+    def _forget_path(self, path: bytes) -> None:
+        if self._mux.by_path.get(path) is self:
+            del self._mux.by_path[path]
+        self._directory.release(path, self.number)
+
+    def path_lost(self, path: bytes) -> None:
+        """Another session's authenticated check came from this path: it is not ours any more."""
+        if self._mux.by_path.get(path) is self:
+            del self._mux.by_path[path]
+        if self._ice is not None:
+            self._ice.lose(path)
+
+    # ---- from the mux ------------------------------------------------------------------------
+
+    def stun_received(self, data: bytes, path: bytes, relay: int) -> None:
+        """A STUN datagram; replied to once its flow stands in the table (law 2)."""
+        if self._ice is None:
+            self._mux.drop(TransceiverCounter.DROPPED_UNKNOWN_UFRAG)
+            return
+        now = time.monotonic()
+        result = self._ice.receive(data, path, now)
+        if isinstance(result, TransceiverCounter):
+            self._mux.drop(result)
+            return
+        self._mux.delivered()
+        self.relay = relay
+        if isinstance(result, ErrorReply):
+            self._mux.send(result.reply, path)
+        elif result.known_path and self._mux.by_path.get(path) is self:
+            self._accept(result, now)
+        else:
+            self._commit(result)
+
+    def datagram_received(self, data: bytes, path: bytes, relay: int) -> None:
+        """DTLS, SRTP or SRTCP from a path with a flow."""
+        reason = self._take(data, path)
+        if reason is None:
+            self.relay = relay
+            self._mux.delivered()
+        else:
+            self._mux.drop(reason)
+
+    def _take(self, data: bytes, path: bytes) -> TransceiverCounter | None:
+        if self._ice is None or self._peer is None or path not in self._ice.valid:
+            return TransceiverCounter.DROPPED_UNVALIDATED_PATH
+        reason = guard.objection(data)
+        if reason is not None:
+            return reason
+        if data[0] < 64:
+            if not self._peer.deliver(data):
+                return TransceiverCounter.DROPPED_QUEUE_FULL
+            return None
+        rtcp = rtp.is_rtcp(data)
+        plain = self._peer.unprotect(data, rtcp)
+        if plain is None:
+            return TransceiverCounter.DROPPED_SRTP
+        now = time.monotonic()
+        if self._ice.media(path, now):
+            log.info("session %s moved: its media comes from another address", self.short_id)
+        return self._take_media(plain, rtcp, now)
+
+    def _take_media(self, plain: bytes, rtcp: bool, now: float) -> TransceiverCounter | None:
+        if self._voice is None:
+            return TransceiverCounter.DROPPED_SRTP
+        try:
+            if rtcp:
+                self._voice.receive_rtcp(plain, now, time.time())
+                return None
+            packet = self._voice.receive(plain, now)
+        except rtp.RtpError:
+            return TransceiverCounter.DROPPED_SRTP
+        if packet is not None:
+            self.packets_in += 1
+            if len(self._unread) == MAX_UNREAD_PACKETS:
+                self.packets_unread += 1
+            self._unread.append(packet)
+            self._arrived.set()
+        return None
+
+    def _commit(self, check: Check) -> None:
+        waiting = self._pending.get(check.path)
+        if waiting is not None:
+            if len(waiting) < MAX_PENDING_CHECKS:
+                waiting.append(check)
+            else:
+                self._mux.drop(TransceiverCounter.DROPPED_QUEUE_FULL)
+            return
+        if len(self._pending) >= MAX_PENDING_PATHS:
+            self._mux.drop(TransceiverCounter.DROPPED_QUEUE_FULL)
+            return
+        self._pending[check.path] = [check]
+        self._directory.commit(
+            check.path, self.number, lambda error: self._committed(check.path, error)
+        )
+
+    def _committed(self, path: bytes, error: str) -> None:
+        checks = self._pending.pop(path)
+        if error:
+            for _ in checks:
+                self._mux.drop(TransceiverCounter.DROPPED_CONTROL_UNAVAILABLE)
+            return
+        if self.state is State.CLOSED:
+            self._directory.release(path, self.number)
+            return
+        owner = self._mux.by_path.get(path)
+        if owner is not None and owner is not self:
+            owner.path_lost(path)
+        self._mux.by_path[path] = self
+        now = time.monotonic()
+        for check in checks:
+            self._accept(check, now)
+
+    def _accept(self, check: Check, now: float) -> None:
+        assert self._ice is not None
+        forgotten = self._ice.accept(check, now)
+        if forgotten is not None:
+            self._forget_path(forgotten)
+        self._mux.send(check.reply, check.path)
+        if self._peer is not None:
+            self._peer.ready()
+
+    # ---- from the seam -----------------------------------------------------------------------
+
+    @property
+    def ufrag(self) -> str:
+        assert self._ice is not None
+        return self._ice.credentials.ufrag.decode()
+
+    @property
+    def password(self) -> str:
+        assert self._ice is not None
+        return self._ice.credentials.password.decode()
+
+    def send_datagram(self, data: bytes) -> None:
+        """To the client, by the selected path; without one it counts as loss."""
+        if self._ice is not None and self._ice.selected is not None:
+            self._mux.send(data, self._ice.selected)
+
+    def media_started(self, payload_type: int, ssrc: int) -> None:
+        """DTLS is up: keys are there, the agent may speak."""
+        if self.state is not State.CHECKING:
+            return
+        self._move(State.CONNECTED)
+        self.connected_at = time.monotonic()
+        self._voice = VoicePath(ssrc, payload_type, self.short_id)
+        self._agent_task = asyncio.get_running_loop().create_task(self._run_agent())
+        log.info(
+            "session %s connected in %.0f ms",
+            self.short_id,
+            (self.connected_at - self.created_at) * 1000,
+        )
+
+    def peer_state(self, state: str) -> None:
+        if state == "failed":
+            self.end("ICE or DTLS failed")
+        elif state == "closed":
+            self.end("the client hung up")
+
+    def _send_protected(self, data: bytes, rtcp: bool) -> None:
+        secret = self._peer.protect(data, rtcp) if self._peer is not None else None
+        if secret is not None:
+            self.send_datagram(secret)
+
+    # ---- for the agent -----------------------------------------------------------------------
+
+    async def _run_agent(self) -> None:
+        try:
+            await self._agent(self)
+        except asyncio.CancelledError:
+            raise
+        except Exception:
+            log.exception("session %s: the agent failed", self.short_id)
+            self.end("the agent failed")
+        else:
+            self.end("the agent has finished")
+
+    @property
+    def id(self) -> str:
+        return self._id
+
+    @property
+    def short_id(self) -> str:
+        """Enough to find the session in a log, too little to end it."""
+        return self._id[-6:]
+
+    async def packets(self) -> AsyncIterator[AudioPacket]:
+        while self.state is not State.CLOSED:
+            if self._unread:
+                yield self._unread.popleft()
+            else:
+                self._arrived.clear()
+                await self._arrived.wait()
+
+    def send(self, packet: AudioPacket) -> None:
+        peer, connected = self._peer, self.state is State.CONNECTED
+        if self._voice is not None and peer is not None and connected and peer.sends:
+            self._send_protected(self._voice.packetize(packet), rtcp=False)
+
+    def close(self) -> None:
+        self.end("closed by the agent")
+
+    def describe(self) -> dict[str, Any]:
+        """Figures for the demo page and operators; no addresses, no keys."""
+        assert self._ice is not None
+        voice = self._voice
+        inbound = voice.inbound if voice else None
+        started = self.connected_at or self.created_at
+        return {
+            "session": self.id,
+            "state": self.state.value,
+            "relay": self.relay,
+            "ice": self._ice.state.value,
+            "dtls": self._peer.dtls_state if self._peer else "new",
+            "packets_in": self.packets_in,
+            "packets_out": voice.sent if voice else 0,
+            "packets_lost_in": inbound.lost if inbound else 0,
+            "fraction_lost_out": voice.remote_fraction_lost if voice else 0.0,
+            "rtt_ms": round(voice.rtt_s * 1000, 1) if voice and voice.rtt_s is not None else None,
+            "packets_unread": self.packets_unread,
+            "duration_s": round(time.monotonic() - started, 1),
+        }

@@ -1,0 +1,158 @@
+"""The voice path of one call: RTP in and out, and the RTCP reports about it. No I/O, no clock."""
+
+import secrets
+from dataclasses import dataclass
+
+from voicerelay.transceiver import rtp
+from voicerelay.transceiver.agent import AudioPacket
+
+CLOCK_RATE_HZ = 48_000  # RTP clock of Opus, RFC 7587 §4.1
+FRAME_TICKS = 960  # 20 ms
+REPORT_INTERVAL_S = 2.0
+MAX_SEQUENCE_JUMP = 3000  # RFC 3550 A.1 MAX_DROPOUT
+
+
+@dataclass(slots=True)
+class InboundStream:
+    """Reception state of one SSRC (RFC 3550 A.1, A.3, A.8)."""
+
+    ssrc: int
+    base: int
+    highest: int  # extended: 16 bits of sequence, cycles above
+    received: int = 0
+    jitter: float = 0.0
+    last_transit: float | None = None
+    expected_before: int = 0
+    received_before: int = 0
+    sr_ntp: int = 0
+    sr_at: float = 0.0
+
+    def add(self, sequence: int, timestamp: int, now: float) -> None:
+        delta = (sequence - self.highest) & 0xFFFF
+        if delta < 0x8000:
+            if delta > MAX_SEQUENCE_JUMP:  # the sender began anew
+                self.base, self.received, self.last_transit = sequence, 0, None
+                self.highest = sequence
+                self.expected_before = self.received_before = 0
+            else:
+                self.highest += delta
+        self.received += 1
+        transit = now * CLOCK_RATE_HZ - timestamp
+        if self.last_transit is not None:
+            difference = abs(transit - self.last_transit)
+            if difference < CLOCK_RATE_HZ:  # else a wrap or a jump of the timestamp
+                self.jitter += (difference - self.jitter) / 16
+        self.last_transit = transit
+
+    @property
+    def lost(self) -> int:
+        return self.highest - self.base + 1 - self.received
+
+    def report(self, now: float) -> rtp.ReportBlock:
+        """The block for the next report; starts a new interval."""
+        expected = self.highest - self.base + 1
+        expected_now = expected - self.expected_before
+        lost_now = expected_now - (self.received - self.received_before)
+        self.expected_before, self.received_before = expected, self.received
+        fraction = min(255, (lost_now << 8) // expected_now) if lost_now > 0 < expected_now else 0
+        delay = int((now - self.sr_at) * 65536) if self.sr_ntp else 0
+        return rtp.ReportBlock(
+            self.ssrc,
+            fraction,
+            max(-(1 << 23), min(self.lost, (1 << 23) - 1)),
+            self.highest & 0xFFFFFFFF,
+            int(self.jitter),
+            self.sr_ntp,
+            delay & 0xFFFFFFFF,
+        )
+
+
+class VoicePath:
+    """Turns decrypted packets into AudioPackets, and AudioPackets into packets to encrypt."""
+
+    def __init__(self, ssrc: int, payload_type: int, cname: str) -> None:
+        self.ssrc = ssrc
+        self.payload_type = payload_type
+        self._cname = cname
+        self.inbound: InboundStream | None = None
+        self.remote_fraction_lost = 0.0
+        self.rtt_s: float | None = None
+        self.sent = 0
+        self._sent_octets = 0
+        self._sequence = secrets.randbelow(1 << 15)  # away from a wrap before SRTP's first index
+        self._timestamp = secrets.randbits(32)
+        # What is sent keeps the distances of what is given: (given sequence, timestamp) -> ours.
+        self._given: tuple[int, int] | None = None
+        self._started = False
+
+    def receive(self, data: bytes, now: float) -> AudioPacket | None:
+        """One decrypted RTP packet; None for a payload type that was not agreed.
+
+        Raises RtpError.
+        """
+        packet = rtp.parse_rtp(data)
+        if packet.payload_type != self.payload_type or not packet.payload:
+            return None
+        stream = self.inbound
+        if stream is None or stream.ssrc != packet.ssrc:
+            stream = self.inbound = InboundStream(packet.ssrc, packet.sequence, packet.sequence)
+            self._given = None
+        stream.add(packet.sequence, packet.timestamp, now)
+        return AudioPacket(packet.payload, packet.sequence, packet.timestamp, packet.marker)
+
+    def packetize(self, audio: AudioPacket) -> bytes:
+        """RTP for an audio packet, on our own SSRC, sequence and timestamp."""
+        if self._given is not None:
+            self._sequence += audio.sequence - self._given[0]
+            self._timestamp += audio.timestamp - self._given[1]
+        elif self._started:
+            self._sequence += 1
+            self._timestamp += FRAME_TICKS
+        self._started = True
+        self._given = audio.sequence, audio.timestamp
+        self._sequence &= 0xFFFF
+        self._timestamp &= 0xFFFFFFFF
+        self.sent += 1
+        self._sent_octets += len(audio.payload)
+        return rtp.build_rtp(
+            rtp.RtpPacket(
+                audio.marker,
+                self.payload_type,
+                self._sequence,
+                self._timestamp,
+                self.ssrc,
+                audio.payload,
+            )
+        )
+
+    def receive_rtcp(self, data: bytes, now: float, wall: float) -> None:
+        """Take in the peer's reports. `wall`: Unix time. Raises RtpError."""
+        for item in rtp.parse_rtcp(data):
+            if not isinstance(item, rtp.RtcpReport):
+                continue
+            if item.ntp is not None and self.inbound and item.ssrc == self.inbound.ssrc:
+                self.inbound.sr_ntp, self.inbound.sr_at = item.ntp, now
+            for block in item.blocks:
+                if block.ssrc == self.ssrc:
+                    self._take_report(block, wall)
+
+    def report(self, now: float, wall: float) -> bytes | None:
+        """The next compound RTCP packet, or None while nothing has happened."""
+        blocks = [self.inbound.report(now)] if self.inbound else []
+        sender = None
+        if self.sent:
+            sender = rtp.SenderInfo(_ntp(wall), self._timestamp, self.sent, self._sent_octets)
+        if not blocks and sender is None:
+            return None
+        return rtp.build_report(self.ssrc, self._cname, sender, blocks)
+
+    def _take_report(self, block: rtp.ReportBlock, wall: float) -> None:
+        self.remote_fraction_lost = block.fraction_lost / 256
+        if block.last_sr:
+            round_trip = ((_ntp(wall) >> 16) - block.last_sr - block.delay) & 0xFFFFFFFF
+            if round_trip < 0x80000000:  # else the clocks' rounding made it negative
+                self.rtt_s = round_trip / 65536
+
+
+def _ntp(wall: float) -> int:
+    return int((wall + rtp.NTP_EPOCH_OFFSET_S) * (1 << 32)) & 0xFFFFFFFFFFFFFFFF
