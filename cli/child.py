@@ -56,7 +56,7 @@ class Child:
         self.exited.clear()
         self._started_at = time.monotonic()
         self._process = subprocess.Popen(
-            [sys.executable, "-m", self._module, self._settings(theirs.fileno())],
+            [sys.executable, "-P", "-m", self._module, self._settings(theirs.fileno())],
             stdin=subprocess.DEVNULL,
             pass_fds=(theirs.fileno(), *self._pass_fds),
             process_group=0,  # Ctrl-C reaches the supervisor alone
@@ -99,7 +99,8 @@ class Child:
                 self.reported.set_result(line[len(FAILED) :].decode(errors="replace").strip())
 
     def _ended(self) -> None:
-        assert self._process is not None and self._lifeline is not None
+        assert self._process is not None
+        assert self._lifeline is not None
         self._reports()  # a last word may wait there
         self._loop.remove_reader(self._pidfd)
         self._loop.remove_reader(self._lifeline.fileno())

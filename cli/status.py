@@ -76,8 +76,7 @@ def render(status: dict[str, Any]) -> str:
     lines = [
         f"voicerelay {status['version']}  pid {status['pid']}  {status['app']}",
         f"listens on {listen}, HTTP {status['http']}",
-        f"{status['sessions']} sessions  {status['routes']} routes  {status['flows']} flows"
-        f"  {status['sockets']} sockets",
+        "  ".join(f"{status[what]} {what}" for what in ("sessions", "routes", "flows", "sockets")),
         "",
         f"{'process':<16}{'pid':>8}{'up':>10}{'beat':>9}  work",
     ]

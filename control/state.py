@@ -269,7 +269,7 @@ class ControlState:
         for table, keys in zip((self._routes, self._flows), owned, strict=True):
             for key in keys - peer.replayed:
                 table.remove(key)
-            keys &= peer.replayed
+            keys.intersection_update(peer.replayed)
         peer.replayed = None
 
     def _remove(

@@ -125,9 +125,10 @@ def _take(
         message.use_candidate = True
     elif attribute == ICE_CONTROLLED:
         message.controlled = True
-    elif attribute < 0x8000 and attribute not in _UNDERSTOOD:
-        if len(message.unknown) < MAX_UNKNOWN_ATTRIBUTES:
-            message.unknown += (attribute,)
+    elif attribute >= 0x8000 or attribute in _UNDERSTOOD:
+        pass  # comprehension-optional, or nothing to keep
+    elif len(message.unknown) < MAX_UNKNOWN_ATTRIBUTES:
+        message.unknown += (attribute,)
 
 
 def integrity_holds(data: bytes, message: Message, key: bytes) -> bool:

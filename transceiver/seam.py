@@ -396,7 +396,9 @@ async def self_test() -> None:
 
     class TestLink:
         ufrag, password = "selftest", "selftestselftestselftest"
-        candidates = [("192.0.2.1", 3478)]
+
+        def __init__(self) -> None:
+            self.candidates = [("192.0.2.1", 3478)]
 
         def send_datagram(self, data: bytes) -> None: ...
 

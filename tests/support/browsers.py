@@ -54,6 +54,8 @@ CHROMIUM_FLAGS = (
 FIREFOX_PREFS: Mapping[str, bool | int | str] = {
     "media.navigator.streams.fake": True,
     "media.navigator.permission.disabled": True,
+    # Only a page that may use the microphone gets all local addresses as candidates, lo included.
+    "permissions.default.microphone": 1,
     # Without a sound card an AudioContext would stay suspended for ever.
     "media.cubeb.force_mock_context": True,
     "media.autoplay.default": 0,
@@ -61,18 +63,11 @@ FIREFOX_PREFS: Mapping[str, bool | int | str] = {
     "remote.active-protocols": 1,  # WebDriver BiDi only
     # It calls home in a dozen ways, some without a switch; without names it reaches nobody.
     "network.dns.disabled": True,
-    "network.captive-portal-service.enabled": False,
-    "network.connectivity-service.enabled": False,
-    "app.normandy.enabled": False,
-    "app.update.enabled": False,
     "browser.sessionstore.resume_from_crash": False,
     "browser.shell.checkDefaultBrowser": False,
     "browser.startup.homepage": "about:blank",
     "browser.startup.page": 0,
     "datareporting.policy.dataSubmissionEnabled": False,
-    "dom.push.connection.enabled": False,
-    "extensions.update.enabled": False,
-    "media.gmp-manager.updateEnabled": False,
     "toolkit.telemetry.unified": False,
 }
 

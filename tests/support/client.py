@@ -1,6 +1,7 @@
 """A light WebRTC caller: stock aiortc and aioice for ICE, DTLS and SRTP, but no codec and no thread."""
 
 import asyncio
+import itertools
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -49,7 +50,9 @@ class Call:
     answer: str = ""
     closed_at: float | None = None
 
-    async def connect(self, http: aiohttp.ClientSession, mangle: Callable[[str], str] = str) -> None:
+    async def connect(
+        self, http: aiohttp.ClientSession, mangle: Callable[[str], str] = str
+    ) -> None:
         """Offer, answer, and wait until connected. `mangle` may change the offer's SDP."""
         transceiver = self.pc.addTransceiver("audio", direction="sendrecv")
         connected = asyncio.Event()
@@ -81,7 +84,7 @@ class Call:
         await asyncio.wait_for(connected.wait(), CONNECT_TIMEOUT_S)
         self._dtls: Any = receiver.transport
         self._ssrc = sender._ssrc
-        self._payload_type = transceiver._codecs[0].payloadType
+        self._payload_type: int = transceiver._codecs[0].payloadType or 0
 
     @property
     def connected(self) -> bool:
@@ -120,7 +123,7 @@ class Call:
     def longest_gap_s(self, since: float = 0.0, until: float = float("inf")) -> float:
         """The longest time without a packet from the server in a span of time."""
         times = [packet.at for packet in self.received if since <= packet.at <= until]
-        return max((b - a for a, b in zip(times, times[1:], strict=False)), default=float("inf"))
+        return max((b - a for a, b in itertools.pairwise(times)), default=float("inf"))
 
     async def hang_up(self, http: aiohttp.ClientSession) -> int:
         async with http.delete(f"{self.url}{self.resource}") as response:
@@ -131,9 +134,7 @@ class Call:
 
     async def _on_packet(self, packet: RtpPacket, arrival_time_ms: int) -> None:
         self.received.append(
-            Received(
-                time.monotonic(), packet.sequence_number, packet.timestamp, packet.payload
-            )
+            Received(time.monotonic(), packet.sequence_number, packet.timestamp, packet.payload)
         )
 
     @staticmethod

@@ -56,7 +56,7 @@ class Server:
 
     def status(self) -> dict[str, Any]:
         """What `voicerelay status --json` tells. Blocks for the time of one Python start."""
-        command = [sys.executable, "-m", "voicerelay", "status", "--json"]
+        command = [sys.executable, "-P", "-m", "voicerelay", "status", "--json"]
         done = subprocess.run(
             [*command, "--run-dir", str(self.run_dir)],
             check=False,
@@ -113,7 +113,7 @@ def server(
     run_dir = Path(tempfile.mkdtemp(prefix="voicerelay-run-"))
     port = free_port(socket.SOCK_DGRAM, listen)
     http = f"127.0.0.1:{free_port(socket.SOCK_STREAM)}"
-    command = [*prefix, sys.executable, "-m", "voicerelay", "start", *([app] if app else [])]
+    command = [*prefix, sys.executable, "-P", "-m", "voicerelay", "start", *([app] if app else [])]
     for address in listen:
         command += ["--listen", address]
     command += ["--port", str(port), "--http", http, "--run-dir", str(run_dir)]
