@@ -49,6 +49,7 @@ class Call:
     etag: str = ""
     answer: str = ""
     closed_at: float | None = None
+    closed: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def connect(
         self, http: aiohttp.ClientSession, mangle: Callable[[str], str] = str
@@ -62,7 +63,7 @@ class Call:
             if self.pc.connectionState == "connected":
                 connected.set()
             elif self.pc.connectionState in ("failed", "closed") and self.closed_at is None:
-                self.closed_at = time.monotonic()
+                self._note_closed()
 
         await self.pc.setLocalDescription(await self.pc.createOffer())
         async with http.post(
@@ -104,8 +105,7 @@ class Call:
         try:
             await self._dtls._send_rtp(packet.serialize())
         except ConnectionError:
-            if self.closed_at is None:
-                self.closed_at = time.monotonic()
+            self._note_closed()
 
     async def talk(self, seconds: float) -> None:
         """Send a packet every 20 ms on an absolute schedule."""
@@ -131,6 +131,11 @@ class Call:
 
     async def close(self) -> None:
         await self.pc.close()
+
+    def _note_closed(self) -> None:
+        if self.closed_at is None:
+            self.closed_at = time.monotonic()
+            self.closed.set()
 
     async def _on_packet(self, packet: RtpPacket, arrival_time_ms: int) -> None:
         self.received.append(

@@ -3,9 +3,9 @@
 A test enters a namespace with its own thread; what it starts there (sockets, threads, a server, a
 browser) stays there:
 
-    with behind_nat() as net:
-        with net.server.entered(), server(listen=[SERVER_V4], ...) as running: ...
-        with net.clients[0].entered(): asyncio.run(call(...))
+    with behind_nat() as net, serving(net.server, listen=[SERVER_V4]) as running:
+        with net.clients[0].entered():
+            asyncio.run(call(running.http_url))
 """
 
 import contextlib
@@ -22,8 +22,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tests.support.server import Server, server
+
 PREFIX = "vrtest"
 COMMAND_TIMEOUT_S = 10
+HTTP_PORT = 8080
 
 # Documentation addresses (RFC 5737, RFC 3849) stand for the public net, RFC 1918 for behind the NAT.
 SERVER_V4, SERVER_V6 = "203.0.113.10", "2001:db8:1::10"
@@ -221,6 +224,21 @@ def behind_nat(clients: int = 1) -> Iterator[NatNetwork]:
             network.clients.append(client)
         network.rebind({n: (NAT_ADDRESSES[0], FIRST_PUBLIC_PORT + n) for n in range(clients)})
         yield network
+
+
+@contextlib.contextmanager
+def serving(
+    host: Namespace, *, listen: Sequence[str], http: str = "", extra: Sequence[str] = ()
+) -> Iterator[Server]:
+    """A ready server on a host, its HTTP at the address `http` (default: the first of `listen`)."""
+    web = http or listen[0]
+    place = f"[{web}]:{HTTP_PORT}" if ":" in web else f"{web}:{HTTP_PORT}"
+    with contextlib.ExitStack() as stack:
+        with host.entered():
+            options = ("--http", place, *extra)  # of two --http the last one counts
+            running = stack.enter_context(server(listen=listen, extra=options))
+        running.http_url = f"http://{place}"
+        yield running
 
 
 def has_ipv6() -> bool:
