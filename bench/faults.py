@@ -18,7 +18,8 @@ from typing import Any
 
 import aiohttp
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
 
 from tests.support.client import Call
 from tests.support.server import Server, server
@@ -124,11 +125,41 @@ FAULTS: list[tuple[str, Callable[[int], str], signal.Signals]] = [
 ]
 
 
+def table(results: list[Result]) -> str:
+    """Markdown: for each fault the worst round."""
+    lines = [
+        "| fault | calls | ended (rightly) | wrong | gap p50 | gap p99 | gap max | process back after |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for fault in dict.fromkeys(result.fault for result in results):
+        rounds = [result for result in results if result.fault == fault]
+        worst = max(rounds, key=lambda result: (result.wrongly_dropped, result.gap_max_ms))
+        lines.append(
+            f"| {fault} | {worst.calls} | {worst.dropped} ({worst.should_drop}) | "
+            f"{worst.wrongly_dropped} | {worst.gap_p50_ms:.0f} ms | {worst.gap_p99_ms:.0f} ms | "
+            f"{worst.gap_max_ms:.0f} ms | {worst.back_after_ms:.0f} ms |"
+        )
+    return "\n".join(lines)
+
+
+def write(results: list[Result]) -> None:
+    """Keep the figures: bench/results/faults.json and the table in the README."""
+    kept = ROOT / "bench" / "results" / "faults.json"
+    kept.parent.mkdir(exist_ok=True)
+    kept.write_text(json.dumps([asdict(result) for result in results], indent=2) + "\n")
+    readme = ROOT / "README.md"
+    head, begin, rest = readme.read_text().partition("<!-- faults:begin -->\n")
+    _, end, tail = rest.partition("<!-- faults:end -->")
+    rounds = len(results) // len(FAULTS)
+    note = f"{results[0].calls} calls, 2 relays, 2 transceivers, the worst of {rounds} rounds:\n\n"
+    readme.write_text(head + begin + note + table(results) + "\n" + end + tail)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--calls", type=int, default=20)
     parser.add_argument("--rounds", type=int, default=1)
-    parser.add_argument("--json", type=Path, help="also write the figures there")
+    parser.add_argument("--write", action="store_true", help="keep the figures: JSON and README")
     options = parser.parse_args()
     results = []
     with server(relays=2, transceivers=2) as running:
@@ -148,8 +179,8 @@ def main() -> None:
                     f"{result.back_after_ms:>10.0f}",
                     flush=True,
                 )
-    if options.json:
-        options.json.write_text(json.dumps([asdict(r) for r in results], indent=2))
+    if options.write:
+        write(results)
     if any(r.wrongly_dropped for r in results):
         sys.exit("calls were dropped that should have gone on")
 

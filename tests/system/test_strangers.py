@@ -207,7 +207,7 @@ def test_packets_forged_from_the_callers_own_address_do_not_end_the_call(running
         async with callers(running.http_url, 1) as (calls, _):
             call = calls[0]
             transport = call.pc.getTransceivers()[0].receiver.transport.transport
-            pair = transport._connection._nominated[1]  # type: ignore[attr-defined]
+            pair = transport._connection._nominated[1]
             before = received(running)
             raw = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW)
             with raw:

@@ -1,0 +1,19 @@
+"""Repeats everything one second later: `voicerelay start examples.parrot:app`."""
+
+from collections import deque
+
+from voicerelay import App, AudioPacket, Session
+
+DELAY_PACKETS = 50  # of 20 ms
+
+app = App()
+
+
+@app.session
+async def parrot(session: Session) -> None:
+    """Keep a second of the caller's Opus packets and say the oldest."""
+    heard: deque[AudioPacket] = deque()
+    async for packet in session.packets():
+        heard.append(packet)
+        if len(heard) > DELAY_PACKETS:
+            session.send(heard.popleft())
