@@ -13,6 +13,7 @@ DEFAULT_APP = "voicerelay.echo:app"
 DEFAULT_PORT = 3478
 DEFAULT_HTTP = "127.0.0.1:8080"
 DEFAULT_RELAYS = 2
+STEERING = ("off", "auto", "on")
 DEFAULT_MAX_SESSIONS = 200  # a transceiver; about what one core carries
 MAX_RUN_DIR_BYTES = 80  # a Unix socket's path has at most 107
 _HTTP = re.compile(r"(?:\[(?P<v6>[0-9a-fA-F:.]+)\]|(?P<host>[^:\[\]]+)):(?P<port>[0-9]{1,5})")
@@ -34,6 +35,7 @@ class Config:
     capacity: int
     run_dir: Path
     log_level: str
+    steering: str = "off"
 
     def __post_init__(self) -> None:
         _between("--port", self.port, 1, 65535)
@@ -83,6 +85,7 @@ __all__ = [
     "DEFAULT_MAX_SESSIONS",
     "DEFAULT_PORT",
     "DEFAULT_RELAYS",
+    "STEERING",
     "Config",
     "default_run_dir",
     "default_transceivers",

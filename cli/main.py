@@ -16,6 +16,7 @@ from voicerelay.cli.config import (
     DEFAULT_MAX_SESSIONS,
     DEFAULT_PORT,
     DEFAULT_RELAYS,
+    STEERING,
     Config,
     default_run_dir,
     default_transceivers,
@@ -96,6 +97,14 @@ def main() -> None:
     help="Calls the shared tables have room for.",
 )
 @click.option(
+    "--steering",
+    type=click.Choice(STEERING),
+    default="off",
+    show_default=True,
+    envvar="VOICERELAY_STEERING",
+    help="Let the kernel hand packets of established calls to their transceiver (needs CAP_BPF).",
+)
+@click.option(
     "--run-dir",
     type=click.Path(path_type=Path, file_okay=False),
     envvar="VOICERELAY_RUN_DIR",
@@ -129,8 +138,12 @@ def start(http: str, run_dir: Path | None, transceivers: int | None, **given: An
     supervisor = Supervisor(config)
     if supervisor.prepare():
         click.echo("removed what an earlier run had left behind")
+    if supervisor.portable_because and config.steering != "off":
+        click.echo(f"kernel steering is off: {supervisor.portable_because}")
     try:
-        asyncio.run(supervisor.run(lambda: click.echo(banner(config, supervisor.hosts))))
+        asyncio.run(
+            supervisor.run(lambda: click.echo(banner(config, supervisor.hosts, supervisor.steered)))
+        )
     finally:
         supervisor.release()
     click.echo("voicerelay has stopped")
@@ -151,7 +164,7 @@ def status(port: int | None, run_dir: Path | None, as_json: bool) -> None:
     click.echo(json.dumps(found, indent=2) if as_json else render(found))
 
 
-def banner(config: Config, hosts: list[str]) -> str:
+def banner(config: Config, hosts: list[str], steered: bool) -> str:
     """What a person sees once everything is up."""
     host = f"[{config.http_host}]" if ":" in config.http_host else config.http_host
     shown = "localhost" if config.http_host in ("127.0.0.1", "::1") else host
@@ -159,6 +172,7 @@ def banner(config: Config, hosts: list[str]) -> str:
         [
             f"voicerelay is ready: open http://{shown}:{config.http_port}/ and press Call",
             f"  media   UDP port {config.port} on {', '.join(hosts)}",
+            f"  plane   {'kernel steering' if steered else 'portable'}",
             f"  agent   {config.app}",
             f"  runs    {config.relays} relays, {config.transceivers} transceivers, 1 control",
             "  stop    Ctrl-C     look: voicerelay status",

@@ -67,8 +67,13 @@ def open_public_sockets(hosts: list[str], port: int, relays: int) -> list[list[s
     """For each relay one bound UDP socket an address. Raises UserError."""
     for host in hosts:
         _probe(host, port, socket.SOCK_DGRAM, "UDP", "--port")
+    return join_public_sockets(hosts, port, relays)
+
+
+def join_public_sockets(hosts: list[str], port: int, processes: int) -> list[list[socket.socket]]:
+    """More sockets in the same groups. Raises UserError."""
     try:
-        return [[_bind_udp(host, port) for host in hosts] for _ in range(relays)]
+        return [[_bind_udp(host, port) for host in hosts] for _ in range(processes)]
     except OSError as exc:
         raise UserError(_explain(exc, hosts[0], port, "UDP", "--port")) from None
 

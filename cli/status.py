@@ -57,7 +57,7 @@ def read_status(run_dir: Path) -> dict[str, Any]:
         "run_dir": str(run_dir),
         "tool_version": __version__,
         "capacity": region.sizes.capacity,
-        "sockets": described["relays"] * len(described["listen"]),
+        "sockets": _sockets_of(described),
         "control": _process(control, ControlCounter) if control.pid else None,
         "relays": relays,
         "transceivers": transceivers,
@@ -76,6 +76,8 @@ def render(status: dict[str, Any]) -> str:
     lines = [
         f"voicerelay {status['version']}  pid {status['pid']}  {status['app']}",
         f"listens on {listen}, HTTP {status['http']}",
+        f"plane: {status['plane']}"
+        + (f" ({status['portable_because']})" if status["portable_because"] else ""),
         "  ".join(f"{status[what]} {what}" for what in ("sessions", "routes", "flows", "sockets")),
         "",
         f"{'process':<16}{'pid':>8}{'up':>10}{'beat':>9}  work",
@@ -89,6 +91,14 @@ def render(status: dict[str, Any]) -> str:
     drops = {reason: count for reason, count in status["dropped"].items() if count}
     lines += ["", "dropped: " + (", ".join(f"{r} {n}" for r, n in drops.items()) or "nothing")]
     return "\n".join(lines)
+
+
+def _sockets_of(described: dict[str, Any]) -> int:
+    """Public UDP sockets: one for each relay (steered: and transceiver) and listen address."""
+    owners: int = described["relays"]
+    if described["plane"] == "steering":
+        owners += described["transceivers"]
+    return owners * len(described["listen"])
 
 
 def _rows(status: dict[str, Any]) -> list[tuple[str, dict[str, Any], str]]:

@@ -17,9 +17,12 @@ from voicerelay.cli.child import Child
 from voicerelay.cli.config import Config
 from voicerelay.cli.errors import UserError
 from voicerelay.control.process import ControlSettings
+from voicerelay.relay import steering
 from voicerelay.relay.process import RelaySettings
+from voicerelay.relay.steering import SteeredGroup
 from voicerelay.shm import rundir
-from voicerelay.shm.region import INSTANCE_BYTES, Region, RegionMismatch
+from voicerelay.shm.bpf import BpfUnavailable
+from voicerelay.shm.region import INSTANCE_BYTES, Region, RegionMismatch, Sizes
 from voicerelay.transceiver.settings import TransceiverSettings
 
 READY_TIMEOUT_S = 30.0
@@ -38,6 +41,9 @@ class Supervisor:
         self._lock = rundir.InstanceLock(config.run_dir)
         self._instance = secrets.token_bytes(INSTANCE_BYTES)
         self._sockets: list[list[socket.socket]] = []
+        self._steered_sockets: list[list[socket.socket]] = []
+        self._groups: list[SteeredGroup] = []
+        self.portable_because = "--steering is off"
         self._children: list[Child] = []
         self._stopping = False
         self.hosts: list[str] = []
@@ -51,6 +57,8 @@ class Supervisor:
         config = self._config
         try:
             config.run_dir.mkdir(mode=rundir.DIRECTORY_MODE, parents=True, exist_ok=True)
+            if config.run_dir.stat().st_uid != os.geteuid():
+                raise UserError(f"{config.run_dir} is another user's; choose another --run-dir")
             locked = self._lock.acquire()
         except OSError as exc:
             raise UserError(
@@ -68,17 +76,42 @@ class Supervisor:
             self.candidates = [(host, config.port) for host in hosts]
             network.check_http(config.http_host, config.http_port)
             self._sockets = network.open_public_sockets(self.hosts, config.port, config.relays)
+            if config.steering != "off":
+                self._steer()
         except UserError:
             self.release()
             raise
         self._write_instance_file()
         return leftovers
 
+    @property
+    def steered(self) -> bool:
+        """Whether kernel steering is on."""
+        return bool(self._groups)
+
+    def _steer(self) -> None:
+        """Give the transceivers sockets of their own and the kernel its program, if it can be had."""
+        config = self._config
+        sockets = network.join_public_sockets(self.hosts, config.port, config.transceivers)
+        try:
+            self._groups = steering.load(
+                self._sockets, sockets, Sizes.for_capacity(config.capacity)
+            )
+        except BpfUnavailable as exc:
+            _close_all(sockets)
+            self.portable_because = str(exc)
+            if config.steering == "on":
+                raise UserError(f"--steering on: {exc}") from None
+        else:
+            self._steered_sockets = sockets
+            self.portable_because = ""
+
     def release(self) -> None:
         """Close the sockets and leave nothing behind."""
-        for group in self._sockets:
-            for sock in group:
-                sock.close()
+        _close_all(self._sockets)
+        _close_all(self._steered_sockets)
+        for group in self._groups:
+            group.close()
         rundir.remove(self._config.run_dir)
         self._lock.release()
 
@@ -107,7 +140,8 @@ class Supervisor:
 
     async def _start_all(self) -> None:
         config = self._config
-        fds = [sock.fileno() for group in self._sockets for sock in group]
+        fds = [s.fileno() for group in self._sockets + self._steered_sockets for s in group]
+        fds += [fd for group in self._groups for fd in asdict(group).values()]
         control = self._child("control", "voicerelay.control", self._control_settings, fds)
         await self._begin([control])
         relays = [
@@ -199,7 +233,6 @@ class Supervisor:
                 await asyncio.wait(late)
 
     def _control_settings(self, lifeline: int) -> str:
-        fds = [[sock.fileno() for sock in group] for group in self._sockets]
         config = self._config
         return json.dumps(
             asdict(
@@ -207,7 +240,9 @@ class Supervisor:
                     run_dir=str(config.run_dir),
                     instance=self._instance.hex(),
                     capacity=config.capacity,
-                    sockets=fds,
+                    sockets=_fds_of(self._sockets),
+                    transceiver_sockets=_fds_of(self._steered_sockets),
+                    steering=[asdict(group) for group in self._groups],
                     lifeline=lifeline,
                     log_level=config.log_level,
                 )
@@ -256,8 +291,20 @@ class Supervisor:
             "port": config.port,
             "listen": self.hosts,
             "http": f"{config.http_host}:{config.http_port}",
+            "plane": "steering" if self.steered else "portable",
+            "portable_because": self.portable_because,
             "relays": config.relays,
             "transceivers": config.transceivers,
         }
         with contextlib.suppress(OSError):
             (config.run_dir / rundir.INSTANCE_FILE).write_text(json.dumps(described))
+
+
+def _fds_of(sockets: list[list[socket.socket]]) -> list[list[int]]:
+    return [[sock.fileno() for sock in group] for group in sockets]
+
+
+def _close_all(sockets: list[list[socket.socket]]) -> None:
+    for group in sockets:
+        for sock in group:
+            sock.close()

@@ -5,16 +5,18 @@ import json
 import logging
 import signal
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import uvloop
 
+from voicerelay.control.plane import SteeringPlane
 from voicerelay.control.server import ControlServer
 from voicerelay.control.state import ControlState
 from voicerelay.shm import rundir
 from voicerelay.shm.counters import ControlCounter
 from voicerelay.shm.lifeline import Lifeline
+from voicerelay.shm.protocol import RELAY, TRANSCEIVER
 from voicerelay.shm.region import Region, RegionMismatch, RegionSpaceError, Sizes
 
 log = logging.getLogger("voicerelay.control")
@@ -22,12 +24,18 @@ log = logging.getLogger("voicerelay.control")
 
 @dataclass(frozen=True)
 class ControlSettings:
-    """What the supervisor gives. `sockets[relay]`: inherited descriptors, one a listen address."""
+    """What the supervisor gives. `sockets[relay]`: inherited descriptors, one a listen address.
+
+    With kernel steering also `transceiver_sockets[slot]`, alike, and `steering`, the descriptors
+    of each listen address's maps by name.
+    """
 
     run_dir: str
     instance: str
     capacity: int
     sockets: list[list[int]]
+    transceiver_sockets: list[list[int]] = field(default_factory=list)
+    steering: list[dict[str, int]] = field(default_factory=list)
     lifeline: int = -1
     log_level: str = "info"
 
@@ -67,9 +75,12 @@ async def serve(settings: ControlSettings) -> None:
         lifeline.fail(f"cannot make the shared tables: {exc}")
         raise SystemExit(2) from None
     region.counters.control().claim()
-    state = ControlState(region, len(settings.sockets), time.monotonic())
+    plane = SteeringPlane(settings.steering) if settings.steering else None
+    state = ControlState(region, len(settings.sockets), time.monotonic(), plane)
     state.block.set(ControlCounter.RECORDS_REPAIRED, state.repaired)
-    server = ControlServer(state, rundir.control_socket(run_dir), settings.sockets)
+    sockets = {(RELAY, i): fds for i, fds in enumerate(settings.sockets)}
+    sockets |= {(TRANSCEIVER, i): fds for i, fds in enumerate(settings.transceiver_sockets)}
+    server = ControlServer(state, rundir.control_socket(run_dir), sockets)
     server.start()
     stopped = asyncio.Event()
     loop = asyncio.get_running_loop()

@@ -7,7 +7,7 @@ import signal
 import socket
 import struct
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from voicerelay.control.state import Action, Close, ControlState, Kill, Send
@@ -33,9 +33,11 @@ class _Connection:
 
 
 class ControlServer:
-    """Serves the control socket. `sockets[relay]` are its public sockets, one a listen address."""
+    """Serves the control socket. `sockets[role, index]`: public sockets, one a listen address."""
 
-    def __init__(self, state: ControlState, path: Path, sockets: Sequence[Sequence[int]]) -> None:
+    def __init__(
+        self, state: ControlState, path: Path, sockets: Mapping[tuple[str, int], Sequence[int]]
+    ) -> None:
         self._state = state
         self._path = path
         self._sockets = sockets
@@ -116,7 +118,7 @@ class ControlServer:
                 continue
             match action:
                 case Send(_, message, sockets_of):
-                    fds = () if sockets_of is None else self._sockets[sockets_of]
+                    fds = () if sockets_of is None else self._sockets.get(sockets_of, ())
                     connection.channel.send(message, fds)
                 case Close(_, reason):
                     log.warning("connection refused: %s", reason)

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from voicerelay.control.plane import Plane
 from voicerelay.shm import protocol
 from voicerelay.shm.counters import ControlCounter, Counters
 from voicerelay.shm.protocol import RELAY, Message
@@ -13,16 +14,17 @@ HUNG_RELAY_S = 0.25  # a heartbeat that stands still so long: a sibling reads th
 KILL_RELAY_S = 0.35  # and so long: the relay is ended, its successor takes the socket back
 HUNG_TRANSCEIVER_S = 5.0  # its calls are lost anyway; end it so that new ones work
 REPLAY_GRACE_S = 3.0  # after control's start: records nobody replayed are removed
+COUNT_S = 1.0  # between two looks at the kernel's counters
 MAX_TICK_S = 0.15  # a longer gap between two looks means that control itself was held up
 
 
 @dataclass(frozen=True, slots=True)
 class Send:
-    """Send a message; `sockets_of`: with the public sockets of that relay."""
+    """Send a message; `sockets_of`: with the public sockets of that (role, index)."""
 
     peer: int
     message: Message
-    sockets_of: int | None = None
+    sockets_of: tuple[str, int] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +63,7 @@ class Peer:
 class ControlState:
     """Every method returns the actions for the I/O shell to carry out, in order."""
 
-    def __init__(self, region: Region, relays: int, now: float) -> None:
+    def __init__(self, region: Region, relays: int, now: float, plane: Plane | None = None) -> None:
         self._region = region
         self._routes: TableWriter = region.route_writer()
         self._flows: TableWriter = region.flow_writer()
@@ -76,6 +78,10 @@ class ControlState:
         for table, which in ((self._routes, 0), (self._flows, 1)):
             for key, entry in table.items():
                 self._keys_of(entry.slot, entry.generation)[which].add(key)
+        self._plane = plane or Plane()
+        self._steered = plane is not None
+        self._plane.take_over(self._routes, self._flows)
+        self._counted_at = now
         self._note_sizes()
 
     @property
@@ -99,12 +105,21 @@ class ControlState:
             peer.replayed = set()
         self._peers[peer_id] = peer
         self.block.set(ControlCounter.PEERS, len(self._peers))
-        welcome = protocol.Welcome(
-            self._region.instance, self._region.name, generation, self._region.cluster_key
-        )
-        # A transceiver sends from any public socket; spreading them spreads the socket locks.
-        sockets = message.index if message.role == RELAY else message.index % self._relays
-        actions: list[Action] = [Send(peer_id, welcome, sockets)]
+        if message.role != RELAY:
+            self._plane.alive(message.index, generation)
+        actions: list[Action] = [
+            Send(
+                peer_id,
+                protocol.Welcome(
+                    self._region.instance,
+                    self._region.name,
+                    generation,
+                    self._region.cluster_key,
+                    self._steered and message.role != RELAY,
+                ),
+                self._sockets_for(message),
+            )
+        ]
         if message.role == RELAY:
             actions += self._give_back(peer_id, message.index)
             actions += self._adopt_orphans()
@@ -119,6 +134,7 @@ class ControlState:
         if peer.role == RELAY:
             self._counters.relay(peer.index).clear()
             return self._adopt_orphans()
+        self._plane.alive(peer.index, 0)
         self._counters.transceiver(peer.index).clear()
         self._forget(peer.index, peer.generation)
         return []
@@ -153,6 +169,9 @@ class ControlState:
         actions: list[Action] = []
         for peer_id, peer in list(self._peers.items()):
             actions += self._look_at(peer_id, peer, elapsed)
+        if now - self._counted_at > COUNT_S:
+            self._counted_at = now
+            self._plane.count(self.block)
         if not self._purged and now - self._started > REPLAY_GRACE_S:
             self._purged = True
             self._purge_unclaimed()
@@ -193,8 +212,14 @@ class ControlState:
             peer_id, peer = min(lively.items(), key=lambda item: len(item[1].holding))
             peer.holding.add(relay)
             self.block.add(ControlCounter.SOCKETS_ADOPTED)
-            actions.append(Send(peer_id, protocol.Adopt(relay), relay))
+            actions.append(Send(peer_id, protocol.Adopt(relay), (RELAY, relay)))
         return actions
+
+    def _sockets_for(self, message: protocol.Hello) -> tuple[str, int]:
+        if message.role == RELAY or self._steered:
+            return message.role, message.index
+        # A transceiver sends from any public socket; spreading them spreads the socket locks.
+        return RELAY, message.index % self._relays
 
     def _give_back(self, owner: int, relay: int) -> list[Action]:
         actions: list[Action] = []

@@ -3,13 +3,11 @@
 from voicerelay.relay.demux import KINDS, Kind
 from voicerelay.shm.counters import RelayCounter
 from voicerelay.shm.frame import MAX_DATAGRAM_BYTES
-from voicerelay.shm.path import pack_path
+from voicerelay.shm.path import Address, pack_path
 from voicerelay.shm.stun import BINDING_REQUEST, COOKIE, HEADER_BYTES, server_ufrag
 from voicerelay.shm.table import KEY_BYTES, TableReader
 
 MAX_CACHED_PATHS = 65_536  # then the cache is emptied; the tables stay the truth
-
-Address = tuple[str, int] | tuple[str, int, int, int]
 
 
 class Router:

@@ -74,6 +74,10 @@ class ControlCounter(IntEnum):
     REQUESTS_REFUSED = 9
     RECORDS_REPAIRED = 10
     PEERS = 11
+    STEERED_BY_FLOW = 12
+    STEERED_BY_UFRAG = 13
+    STEERED_TO_RELAY = 14
+    STEERED_DROPPED_NO_RELAY = 15
 
 
 Counter = RelayCounter | TransceiverCounter | ControlCounter

@@ -5,6 +5,7 @@ import struct
 
 PATH_BYTES = 20
 _PATH = struct.Struct("!BxH16s")
+Address = tuple[str, int] | tuple[str, int, int, int]  # of IPv4 and of IPv6 sockets
 _V4_MAPPED = bytes(10) + b"\xff\xff"
 
 

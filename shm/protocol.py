@@ -33,6 +33,10 @@ def _relay(value: Any) -> bool:
     return type(value) is int and 0 <= value < MAX_RELAYS
 
 
+def _flag(value: Any) -> bool:
+    return isinstance(value, bool)
+
+
 def _text(value: Any) -> bool:
     return isinstance(value, str) and len(value) <= MAX_TEXT_CHARACTERS
 
@@ -84,13 +88,17 @@ class Hello:
 
 @dataclass(frozen=True, slots=True)
 class Welcome:
-    """Control's answer. A descriptor for each listen address comes with it."""
+    """Control's answer. A descriptor for each listen address comes with it.
+
+    `steered`: the kernel puts packets into these sockets, so a transceiver must read its own.
+    """
 
     instance: bytes
     region: str
     generation: int
     cluster_key: bytes
-    CHECKS: ClassVar = (_bytes, _text, _u32, _bytes)
+    steered: bool
+    CHECKS: ClassVar = (_bytes, _text, _u32, _bytes, _flag)
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ Stores are seen in program order, which x86-64 guarantees.
 import struct
 import zlib
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 KEY_BYTES = 20
 RECORD_BYTES = 64
@@ -43,6 +43,14 @@ _NO_ENTRY = Entry(0, 0, 0, 0)
 def home_of(key: bytes, mask: int) -> int:
     """Index at which the search for `key` begins."""
     return zlib.crc32(key) & mask
+
+
+class Mirror(Protocol):
+    """Something that must hold what a table holds (the maps of kernel steering)."""
+
+    def put(self, key: bytes, entry: Entry) -> None: ...
+
+    def remove(self, key: bytes) -> None: ...
 
 
 class TableReader:
@@ -108,6 +116,7 @@ class TableWriter(TableReader):
         if capacity * 2 > self._mask + 1:
             raise ValueError("a table holds at most half as many keys as records")
         self.capacity = capacity
+        self.mirror: Mirror | None = None
         self._index: dict[bytes, int] = {}
         self.repaired = self._repair()
 
@@ -136,6 +145,8 @@ class TableWriter(TableReader):
             index = self._free_index(key)
             self._index[key] = index
         self._write(index, USED, entry, key)
+        if self.mirror is not None:
+            self.mirror.put(key, entry)
 
     def remove(self, key: bytes) -> bool:
         """Forget a key; False when it was not there."""
@@ -143,6 +154,8 @@ class TableWriter(TableReader):
         if index is None:
             return False
         self._close_gap(index)
+        if self.mirror is not None:
+            self.mirror.remove(key)
         return True
 
     def _free_index(self, key: bytes) -> int:

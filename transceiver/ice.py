@@ -14,7 +14,7 @@ from voicerelay.shm.path import path_address
 CONSENT_EXPIRY_S = 30.0  # RFC 7675 §5.1
 RESTART_OVERLAP_S = 5.0  # how long the credentials before an ICE restart stay good
 MAX_VALID_PATHS = 16  # a session; the oldest that is not selected gives way
-MAX_TRANSACTIONS = 256  # remembered, so that a replayed check cannot move the call
+MAX_TRANSACTIONS = 1024  # remembered (about 40 minutes), so that a replayed check moves nothing
 SILENCE_S = 0.2  # a selected path is silent after so long without media (ten lost frames)
 NO_MEDIA_SILENCE_S = 0.5  # and, for a client that sends no media, without checks and media
 

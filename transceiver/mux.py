@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Protocol
 
 from voicerelay.shm.counters import Block, TransceiverCounter
-from voicerelay.shm.frame import MAX_FRAME_BYTES, FrameError, split_frame
-from voicerelay.shm.path import unpack_path
+from voicerelay.shm.frame import MAX_DATAGRAM_BYTES, MAX_FRAME_BYTES, FrameError, split_frame
+from voicerelay.shm.path import Address, pack_path, unpack_path
 from voicerelay.shm.rundir import SOCKET_MODE
 from voicerelay.shm.stun import BINDING_REQUEST, server_ufrag
 
 MAX_FRAMES_DRAIN = 16  # a wake-up and relay
+MAX_STEERED_DRAIN = 64  # packets a wake-up, when the kernel steers
 MAX_CACHED_ADDRESSES = 16_384
 MAX_RELAY_LINKS = 256
 DSCP_EF_TOS = 46 << 2  # RFC 8837 §5: interactive voice
@@ -21,9 +22,9 @@ DSCP_EF_TOS = 46 << 2  # RFC 8837 §5: interactive voice
 class Endpoint(Protocol):
     """A session, as the mux sees it."""
 
-    def stun_received(self, data: bytes, path: bytes, relay: int) -> None: ...
+    def stun_received(self, data: bytes, path: bytes, relay: int | None) -> None: ...
 
-    def datagram_received(self, data: bytes, path: bytes, relay: int) -> None: ...
+    def datagram_received(self, data: bytes, path: bytes, relay: int | None) -> None: ...
 
     def path_lost(self, path: bytes) -> None: ...
 
@@ -37,6 +38,8 @@ class Mux:
         self.by_ufrag: dict[bytes, Endpoint] = {}
         self.by_path: dict[bytes, Endpoint] = {}
         self._public: list[socket.socket] = []
+        self._steered = False
+        self._paths: dict[tuple[int, Address], bytes] = {}
         self._addresses: dict[bytes, tuple[str, int]] = {}
         self._listener: socket.socket | None = None
         self._links: dict[int, socket.socket] = {}
@@ -50,13 +53,17 @@ class Mux:
         self._listener.listen(MAX_RELAY_LINKS)
         self._loop.add_reader(self._listener.fileno(), self._accept)
 
-    def send_from(self, sockets: list[socket.socket]) -> None:
-        """The public sockets to send by, one a listen address."""
-        for old in self._public:
-            old.close()
-        self._public = sockets
-        for sock in sockets:
+    def use_public(self, sockets: list[socket.socket], steered: bool) -> None:
+        """The public sockets to send by, one a listen address.
+
+        `steered`: they are our own and the kernel puts our sessions' packets into them.
+        """
+        self._close_public()
+        self._public, self._steered = sockets, steered
+        for local, sock in enumerate(sockets):
             sock.setblocking(False)
+            if steered:
+                self._loop.add_reader(sock.fileno(), self._public_readable, local, sock)
             v6 = sock.family == socket.AF_INET6
             level, option = (
                 (socket.IPPROTO_IPV6, socket.IPV6_TCLASS)
@@ -95,8 +102,7 @@ class Mux:
                 self._loop.remove_reader(sock.fileno())
                 sock.close()
         self._links.clear()
-        for sock in self._public:
-            sock.close()
+        self._close_public()
 
     def _accept(self) -> None:
         assert self._listener is not None
@@ -131,7 +137,32 @@ class Mux:
             except FrameError:
                 self.drop(TransceiverCounter.DROPPED_MALFORMED_FRAME)
 
-    def dispatch(self, data: bytes, path: bytes, relay: int) -> None:
+    def _public_readable(self, local: int, sock: socket.socket) -> None:
+        """Packets that the kernel steered here: the same dispatch, without a relay."""
+        for _ in range(MAX_STEERED_DRAIN):
+            try:
+                data, address = sock.recvfrom(MAX_DATAGRAM_BYTES + 1)
+            except OSError:
+                return
+            if not 0 < len(data) <= MAX_DATAGRAM_BYTES:
+                self.drop(TransceiverCounter.DROPPED_NOT_WEBRTC)
+                continue
+            path = self._paths.get((local, address))
+            if path is None:
+                if len(self._paths) >= MAX_CACHED_ADDRESSES:
+                    self._paths.clear()
+                path = pack_path(local, address[0], address[1])
+                self._paths[local, address] = path
+            self.dispatch(data, path, None)
+
+    def _close_public(self) -> None:
+        for sock in self._public:
+            if self._steered:
+                self._loop.remove_reader(sock.fileno())
+            sock.close()
+        self._public = []
+
+    def dispatch(self, data: bytes, path: bytes, relay: int | None) -> None:
         """One datagram. A session counts what it drops itself."""
         self._block.add(TransceiverCounter.PACKETS_RECEIVED)
         if data[0] < 4:

@@ -61,7 +61,7 @@ class TransceiverProcess:
         block = region.counters.transceiver(settings.slot)
         block.claim(welcome.generation)
         mux = self._mux = Mux(self._loop, block)
-        mux.send_from(self._sockets)
+        mux.use_public(self._sockets, welcome.steered)
         mux.listen(rundir.frames_socket(self._run_dir, settings.slot, welcome.generation))
         self._registry = registry = Registry(
             settings.slot,
@@ -133,7 +133,7 @@ class TransceiverProcess:
 
     def _ready(self, welcome: protocol.Welcome, sockets: list[socket.socket]) -> None:
         if self._mux is not None:
-            self._mux.send_from(sockets)
+            self._mux.use_public(sockets, welcome.steered)
         else:
             self._sockets = sockets
         if not self._joined.done():

@@ -193,7 +193,7 @@ class LiveSession(Session):
 
     # ---- from the mux ------------------------------------------------------------------------
 
-    def stun_received(self, data: bytes, path: bytes, relay: int) -> None:
+    def stun_received(self, data: bytes, path: bytes, relay: int | None) -> None:
         """A STUN datagram; replied to once its flow stands in the table (law 2)."""
         if self._ice is None:
             self._mux.drop(TransceiverCounter.DROPPED_UNKNOWN_UFRAG)
@@ -212,7 +212,7 @@ class LiveSession(Session):
         else:
             self._commit(result)
 
-    def datagram_received(self, data: bytes, path: bytes, relay: int) -> None:
+    def datagram_received(self, data: bytes, path: bytes, relay: int | None) -> None:
         """DTLS, SRTP or SRTCP from a path with a flow."""
         reason = self._take(data, path)
         if reason is None:

@@ -1,5 +1,6 @@
 """HTTP in every transceiver: WHIP with a duplex answer (RFC 9725), demo page, session figures."""
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from importlib.resources import files
 from typing import Any
@@ -26,6 +27,8 @@ from voicerelay.transceiver.siblings import SiblingGone, Siblings
 FAIR_DIFFERENCE = 1  # calls more than a sibling before an offer is handed on
 SDP = "application/sdp"
 SDP_FRAGMENT = "application/trickle-ice-sdpfrag"
+
+BODY_TIMEOUT_S = 5.0  # a client that is slower than this with 64 kB is none
 
 Handler = Callable[[web.Request, LiveSession], Awaitable[web.Response]]
 
@@ -87,12 +90,13 @@ class Signalling:
         """RFC 9725 §4.2: an offer makes a session here, or at a sibling with room."""
         if request.content_type != SDP:
             return problem(415, "content_type", f"the body must be {SDP}")
+        await _text_of(request)  # aiohttp keeps it; whoever reads it next does not wait
         if not internal:
             passed = await self._pass_to_emptier(request)
             if passed is not None:
                 return passed
         try:
-            offer = check_offer(await request.text())
+            offer = check_offer(await _text_of(request))
             session, answer = await self._registry.create(offer)
         except OfferError as exc:
             return self._refuse(exc.status, exc.code, str(exc))
@@ -125,7 +129,7 @@ class Signalling:
         match = request.headers.get("If-Match", "").strip()
         if not match:
             return problem(428, "precondition_required", "If-Match is missing")
-        body = await request.text()
+        body = await _text_of(request)
         if len(body) > MAX_FRAGMENT_BYTES:
             return problem(413, "too_large", f"a fragment has at most {MAX_FRAGMENT_BYTES} bytes")
         try:
@@ -189,3 +193,11 @@ class Signalling:
     def _refuse(self, status: int, code: str, message: str) -> web.Response:
         self._block.add(TransceiverCounter.OFFERS_REFUSED)
         return problem(status, code, message)
+
+
+async def _text_of(request: web.Request) -> str:
+    try:
+        async with asyncio.timeout(BODY_TIMEOUT_S):
+            return await request.text()
+    except TimeoutError:
+        raise web.HTTPRequestTimeout from None

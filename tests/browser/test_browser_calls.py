@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -34,6 +34,7 @@ END_TIMEOUT_S = 5
 STATUS_TIMEOUT_S = 10
 REST_TIMEOUT_S = 30  # the page gives up on ICE after 10 s, a browser by itself after 15 to 30
 MAX_GAP_MS = 300
+MAX_CONCEALED_MS = 300  # in sum, so no single hole was longer either
 MAX_EDGE_DELAY_MS = 500
 CHROMIUM_HZ = 800
 FIREFOX_HZ = 600  # another tone, so that crossed calls would be heard
@@ -97,6 +98,13 @@ MUTE_JS = """(async () => {
   track.enabled = true;
   return {off, on: performance.now()};
 })()"""
+
+
+class Heard(NamedTuple):
+    """A recording, and how much of it the browser made up for packets that did not come."""
+
+    samples: list[Sample]
+    concealed_ms: float
 
 
 @pytest.fixture
@@ -164,24 +172,30 @@ async def hang_up(browser: Browser) -> None:
     )
 
 
-async def listen(browser: Browser, seconds: float) -> list[Sample]:
+async def listen(browser: Browser, seconds: float) -> Heard:
     """What the browser hears from now on for `seconds`."""
+    concealed_ms = -await browser.evaluate(tones.CONCEALED_MS_JS)
     # One sample before now may still hold the silence of the start.
     start = await browser.evaluate("performance.now() + 100")
     await asyncio.sleep(seconds)
     recorded = await browser.evaluate(f"window.__tone.filter(s => s.t >= {start})")
-    return tones.samples(recorded)
+    concealed_ms += await browser.evaluate(tones.CONCEALED_MS_JS)
+    return Heard(tones.samples(recorded), concealed_ms)
 
 
-def assert_tone(browser: Browser, heard: list[Sample], seconds: float) -> None:
-    """The right tone, nearly always, with no audible hole, and the page was awake to hear it."""
-    near = tones.fraction_near(heard, voice_hz(browser))
-    gap = tones.longest_gap_ms(heard)
-    said = f"{browser.name}: {near:.1%} of {len(heard)} samples right, gap {gap:.0f} ms"
+def assert_tone(browser: Browser, heard: Heard, seconds: float) -> None:
+    """The right tone, nearly always, with no hole, and the page was awake to hear it."""
+    near = tones.fraction_near(heard.samples, voice_hz(browser))
+    gap = tones.longest_gap_ms(heard.samples)
+    said = (
+        f"{browser.name}: {near:.1%} of {len(heard.samples)} samples right, "
+        f"gap {gap:.0f} ms, concealed {heard.concealed_ms:.0f} ms"
+    )
     log.info(said)
-    assert len(heard) >= 0.8 * seconds * 1000 / tones.SAMPLE_MS, said
+    assert len(heard.samples) >= 0.8 * seconds * 1000 / tones.SAMPLE_MS, said
     assert near >= 0.97, said
     assert gap <= MAX_GAP_MS, said
+    assert heard.concealed_ms <= MAX_CONCEALED_MS, said
 
 
 def sessions(status: dict[str, Any]) -> int:
@@ -225,7 +239,7 @@ def test_tones_arrive_in_order_and_on_time(echo: Server, tmp_path: Path) -> None
         async with chromium(voice=wav) as browser:
             await connect(browser, echo.http_url)
 
-            heard = tones.steps(await listen(browser, 10))
+            heard = tones.steps((await listen(browser, 10)).samples)
 
             order = [hz for _, hz in heard]
             first = tones.STEPS_HZ.index(order[0])
@@ -251,7 +265,7 @@ def test_muted_microphone_is_silent_and_comes_back(
             await browser.evaluate("new Promise(done => setTimeout(done, 1000))")
 
             done = await browser.evaluate(MUTE_JS)
-            changes = tones.edges(await listening)
+            changes = tones.edges((await listening).samples)
 
             seen = [audible for _, audible in changes]
             assert seen == [True, False, True], changes

@@ -26,6 +26,7 @@ from tests.support.server import Server, server
 
 PREFIX = "vrtest"
 COMMAND_TIMEOUT_S = 10
+UDP_PORT = 3478
 HTTP_PORT = 8080
 
 # Documentation addresses (RFC 5737, RFC 3849) stand for the public net, RFC 1918 for behind the NAT.
@@ -41,7 +42,7 @@ _numbers = itertools.count(1)
 
 # Netlink (linux/netlink.h, linux/netfilter/nfnetlink_conntrack.h); no constants in Python.
 _NETLINK_NETFILTER = 12
-_CTNETLINK_DELETE = 1 << 8 | 2
+_CTNETLINK_DELETE = 1 << 8 | 2  # subsystem, message; without attributes it means all
 _REQUEST_AND_ACK = 1 | 4
 _FLUSH = struct.pack("=IHHIIBBH", 20, _CTNETLINK_DELETE, _REQUEST_AND_ACK, 1, 0, 0, 0, 0)
 _NETLINK_ERROR = struct.Struct("=IHHIIi")
@@ -86,12 +87,12 @@ class Namespace:
         with self.entered():
             _run(*command, stdin=stdin)
 
-    def set(self, name: str, value: int) -> None:
+    def sysctl(self, name: str, value: int) -> None:
         """Set a sysctl below `net`, such as "ipv4/ip_forward"."""
         with self.entered():
             Path("/proc/sys/net", name).write_text(str(value))
 
-    def addresses(self, *addresses: str, interface: str = "eth0") -> None:
+    def add_addresses(self, *addresses: str, interface: str = "eth0") -> None:
         """Give an interface more addresses, "ADDRESS/LENGTH"."""
         for address in addresses:
             self.run("ip", "address", "add", address, "dev", interface)
@@ -118,7 +119,7 @@ def namespace(label: str) -> Iterator[Namespace]:
         if has_ipv6():
             for scope in ("all", "default"):
                 # An address would be unusable for its first second (duplicate address detection).
-                host.set(f"ipv6/conf/{scope}/accept_dad", 0)
+                host.sysctl(f"ipv6/conf/{scope}/accept_dad", 0)
         yield host
     finally:
         _run("ip", "netns", "delete", name)
@@ -133,7 +134,7 @@ def link(
     one.run("ip", "link", "add", here, "type", "veth", *peer)
     for host, interface, addresses in ((one, here, ones), (other, there, others)):
         host.run("ip", "link", "set", interface, "up")
-        host.addresses(*addresses, interface=interface)
+        host.add_addresses(*addresses, interface=interface)
     return here, there
 
 
@@ -159,7 +160,8 @@ def pair(*, v4: bool = False, v6: bool = False) -> Iterator[Pair]:
 class NatNetwork:
     """Clients that reach the server through a NAT.
 
-    Each client has one public UDP port for itself, so a test knows under which path it is seen.
+    Each client has one public UDP port for itself, so a test knows as whom the server sees it. A
+    second socket of a client gets nothing through until `rebind` has freed the port.
     """
 
     server: Namespace
@@ -215,7 +217,7 @@ def behind_nat(clients: int = 1) -> Iterator[NatNetwork]:
         server = stack.enter_context(namespace("server"))
         nat = stack.enter_context(namespace("nat"))
         link(nat, server, [f"{host}/24" for host in NAT_ADDRESSES], [f"{SERVER_V4}/24"])
-        nat.set("ipv4/ip_forward", 1)
+        nat.sysctl("ipv4/ip_forward", 1)
         network = NatNetwork(server, nat, [])
         for number in range(clients):
             client = stack.enter_context(namespace(f"client{number}"))
@@ -227,17 +229,18 @@ def behind_nat(clients: int = 1) -> Iterator[NatNetwork]:
 
 
 @contextlib.contextmanager
-def serving(
-    host: Namespace, *, listen: Sequence[str], http: str = "", extra: Sequence[str] = ()
-) -> Iterator[Server]:
-    """A ready server on a host, its HTTP at the address `http` (default: the first of `listen`)."""
+def serving(host: Namespace, *, listen: Sequence[str] = (), http: str = "") -> Iterator[Server]:
+    """A ready server on a host: UDP_PORT of `listen`, HTTP_PORT of `http` or of the first of them."""
     web = http or listen[0]
     place = f"[{web}]:{HTTP_PORT}" if ":" in web else f"{web}:{HTTP_PORT}"
+    # All ports of a new host are free; of options given twice the last one counts.
+    options = ["--port", str(UDP_PORT), "--http", place]
+    for address in listen:
+        options += ["--listen", address]
     with contextlib.ExitStack() as stack:
         with host.entered():
-            options = ("--http", place, *extra)  # of two --http the last one counts
-            running = stack.enter_context(server(listen=listen, extra=options))
-        running.http_url = f"http://{place}"
+            running = stack.enter_context(server(listen=(), extra=options))
+        running.port, running.http_url = UDP_PORT, f"http://{place}"
         yield running
 
 

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from tests.support import netns
-from tests.support.callers import callers, heard_all
-from tests.support.client import Call
+from tests.support.callers import PATIENCE_S, callers, heard_all
+from tests.support.client import PACKET_S, Call
 from tests.support.netns import FIRST_PUBLIC_PORT, NAT_ADDRESSES, SERVER_V4, NatNetwork
 from tests.support.server import Server
 from voicerelay.shm import rundir
@@ -25,6 +25,8 @@ pytestmark = [
 # aioice sends a consent check every 4 to 6 s; only that tells the server of the new address.
 AUDIBLE_AGAIN_S = 12
 BEFORE = (NAT_ADDRESSES[0], FIRST_PUBLIC_PORT)
+OTHER_PORT = (BEFORE[0], BEFORE[1] + 1000)
+OTHER_ADDRESS = (NAT_ADDRESSES[1], BEFORE[1])
 WORDS = bytes.fromhex("c0ffee")  # in the payloads of one client, never in the other's
 
 
@@ -49,110 +51,126 @@ def flow(running: Server, public: tuple[str, int]) -> Entry | None:
         region.close()
 
 
-async def talk_until(call: Call, condition: Callable[[], bool], patience_s: float) -> float:
-    """Talk until something is so; returns after how many seconds it was."""
-    start = time.monotonic()
+async def sessions(running: Server) -> tuple[int, int]:
+    """How many there are, and how many there ever were."""
+    status = await asyncio.to_thread(running.status)
+    return status["sessions"], sum(t["sessions_started"] for t in status["transceivers"])
+
+
+async def talk_until(call: Call, condition: Callable[[], bool], patience_s: float) -> None:
+    """Talk until something is so."""
+    deadline = time.monotonic() + patience_s
     while not condition():
-        assert time.monotonic() - start < patience_s, f"not within {patience_s} s"
+        assert time.monotonic() < deadline, f"not within {patience_s} s"
         await call.talk(0.1)
-    return time.monotonic() - start
 
 
-@pytest.mark.parametrize(
-    "after",
-    [(BEFORE[0], BEFORE[1] + 1000), (NAT_ADDRESSES[1], BEFORE[1])],
-    ids=["another port", "another address"],
-)
+async def heard_again(call: Call) -> int:
+    """Talk until what is said from now on comes back; the number of the first such packet."""
+    now = call.sent
+    await talk_until(call, lambda: call.numbers()[-1] >= now, AUDIBLE_AGAIN_S)
+    return min(number for number in call.numbers() if number >= now)
+
+
+async def say(call: Call, seconds: float, words: bytes) -> None:
+    """Talk in numbered packets that end in `words`."""
+    for _ in range(int(seconds / PACKET_S)):
+        await call.send(b"\x78" + call.sent.to_bytes(8, "big") + words)
+        await asyncio.sleep(PACKET_S)
+
+
+async def heard_well(call: Call, words: bytes = b"") -> bool:
+    """Talk for a second; whether every packet of it comes back."""
+    async with asyncio.timeout(PATIENCE_S):
+        while not call.received:  # the very first packets may overtake the end of the handshake
+            await say(call, 0.1, words)
+    since = call.sent
+    await say(call, 1, words)
+    return await heard_all(call, since)
+
+
+@pytest.mark.parametrize("after", [OTHER_PORT, OTHER_ADDRESS], ids=["port", "address"])
 def test_call_is_heard_again_after_the_nat_has_rebound(
     net: NatNetwork, echo: Server, after: tuple[str, int]
 ) -> None:
     async def scenario() -> None:
-        # Given a call that is heard, seen by the server under its first public address
+        # Given a call that the server sees at its first public address
         async with callers(echo.http_url, 1) as ([call], _):
-            await call.talk(1)
-            assert await heard_all(call, 0)
+            assert await heard_well(call)
             known = flow(echo, BEFORE)
             assert known is not None
             assert flow(echo, after) is None
 
             # When the NAT gives it another one in mid-sentence
+            rebound_at = time.monotonic()
             await asyncio.to_thread(net.rebind, {0: after})
-            rebound, at = call.sent, time.monotonic()
-            await talk_until(call, lambda: call.numbers()[-1] >= rebound, AUDIBLE_AGAIN_S)
-            back = next(n for n in call.numbers() if n >= rebound)
+            first = await heard_again(call)
 
-            # Then both directions come back, by the next check, and for good
-            gap_s = call.longest_gap_s(since=at - 1)
+            # Then both directions come back by the next check, for good, in the same call
+            gap_s = call.longest_gap_s(since=rebound_at - 1)
             print(f"audible again after {gap_s:.2f} s")  # noqa: T201 - a figure for pytest -rP
-            await call.talk(2)
-            assert await heard_all(call, back)
+            await call.talk(1)
+            assert await heard_all(call, first)
+            assert len(call.received) == len(set(call.numbers()))
             assert call.connected
-            # and it is still the same call
             found = flow(echo, after)
             assert found is not None
             assert found[:3] == known[:3]
-            status = await asyncio.to_thread(echo.status)
-            assert status["sessions"] == 1
-            assert sum(t["sessions_started"] for t in status["transceivers"]) == 1
+            assert await sessions(echo) == (1, 1)
 
     with net.clients[0].entered():
         asyncio.run(scenario())
 
 
-def test_two_rebindings_in_one_call(net: NatNetwork, echo: Server) -> None:
+def test_call_may_come_back_to_an_address_it_had_before(net: NatNetwork, echo: Server) -> None:
     async def scenario() -> None:
         async with callers(echo.http_url, 1) as ([call], _):
-            await call.talk(1)
-            assert await heard_all(call, 0)
+            assert await heard_well(call)
 
-            # The second one leads back to an address that the server still holds as its own.
-            for public in ((NAT_ADDRESSES[1], BEFORE[1]), BEFORE):
-                await asyncio.to_thread(net.rebind, {0: public})
-                rebound = call.sent
-                await talk_until(call, lambda: call.numbers()[-1] >= rebound, AUDIBLE_AGAIN_S)  # noqa: B023
+            await asyncio.to_thread(net.rebind, {0: OTHER_ADDRESS})
+            await heard_again(call)
+            await asyncio.to_thread(net.rebind, {0: BEFORE})
+            # The server still takes packets from there, so the media itself tells of the move.
+            first = await heard_again(call)
 
-            since = call.sent
             await call.talk(1)
-            assert await heard_all(call, since)
-            assert (await asyncio.to_thread(echo.status))["sessions"] == 1
+            assert await heard_all(call, first)
+            assert await sessions(echo) == (1, 1)
 
     with net.clients[0].entered():
         asyncio.run(scenario())
 
 
-@pytest.mark.parametrize("hung_up", [True, False], ids=["hung up", "vanished"])
+@pytest.mark.parametrize("hangs_up", [True, False], ids=["hung up", "vanished"])
 def test_reused_public_port_belongs_to_the_new_call(
-    net: NatNetwork, echo: Server, hung_up: bool
+    net: NatNetwork, echo: Server, hangs_up: bool
 ) -> None:
-    async def newcomer(first: Call) -> None:
-        # When another client gets that very address and port, and calls
-        async with callers(echo.http_url, 1) as ([second], _):
-            before = len(first.received)
-            for number in range(50):
-                await second.send(b"\x78" + number.to_bytes(8, "big") + WORDS)
-                second.sent = number + 1
-                await asyncio.sleep(0.02)
+    async def old_client() -> Entry:
+        async with callers(echo.http_url, 1) as ([call], http):
+            assert await heard_well(call)
+            old = flow(echo, BEFORE)
+            assert old is not None
+            if hangs_up:
+                assert await call.hang_up(http) == 200
+            # Before it closes: without a mapping its goodbye does not reach the server.
+            await asyncio.to_thread(net.rebind, {1: BEFORE})
+            return old
 
-            # Then it hears all of what it said itself, nothing else, and nobody else hears it
-            assert await heard_all(second, 0)
-            assert all(packet.payload.endswith(WORDS) for packet in second.received)
-            assert len(first.received) == before
+    async def new_client(old: Entry) -> None:
+        async with callers(echo.http_url, 1) as ([call], _):
+            assert await heard_well(call, WORDS)
+
+            assert all(packet.payload.endswith(WORDS) for packet in call.received)
             found = flow(echo, BEFORE)
             assert found is not None
-            status = await asyncio.to_thread(echo.status)
-            assert status["sessions"] == (1 if hung_up else 2)
-            assert sum(t["sessions_started"] for t in status["transceivers"]) == 2
+            assert found[:3] != old[:3]
+            assert await sessions(echo) == ((1, 2) if hangs_up else (2, 2))
 
-    async def scenario() -> None:
-        # Given a call that is over, or whose client is just gone
-        async with callers(echo.http_url, 1) as ([first], http):
-            await first.talk(1)
-            assert await heard_all(first, 0)
-            if hung_up:
-                assert await first.hang_up(http) == 200
-            await asyncio.to_thread(net.rebind, {1: BEFORE})
-            with net.clients[1].entered():
-                await asyncio.to_thread(lambda: asyncio.run(newcomer(first)))
-
+    # Given a call that is over, or whose client is just gone
     with net.clients[0].entered():
-        asyncio.run(scenario())
+        old = asyncio.run(old_client())
+
+    # When another client gets that very address and port and calls
+    # Then it hears all that it says, and nothing else
+    with net.clients[1].entered():
+        asyncio.run(new_client(old))

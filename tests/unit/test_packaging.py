@@ -39,7 +39,7 @@ def shipped() -> Iterator[tuple[PurePosixPath, Path]]:
     folders |= {room: PurePosixPath("voicerelay", room) for room in ROOMS}
     for folder, target in folders.items():
         for file in sorted((ROOT / folder).rglob("*")):
-            if file.suffix in {".py", ".typed", ".html"}:
+            if file.suffix in {".py", ".typed", ".html", ".c"}:
                 yield target / file.relative_to(ROOT / folder).as_posix(), file
 
 
@@ -74,7 +74,9 @@ def test_wheel_holds_every_module_and_nothing_else(site: Path) -> None:
         if file.is_file() and ".dist-info" not in str(file)
     }
 
+    program = installed.pop(PurePosixPath("voicerelay/relay/steer.bpf.o"), None)
     assert installed == {target: file.read_bytes() for target, file in shipped()}
+    assert (program is not None) == (shutil.which("clang") is not None)
 
 
 def test_sdist_carries_units_and_tests_once(sdist: Path) -> None:

@@ -1,5 +1,7 @@
 """Frames: what a relay packs is what a transceiver splits; anything else is a FrameError."""
 
+import struct
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -55,9 +57,6 @@ def test_a_frame_cut_short_yields_only_whole_entries(entries: Entries, data: st.
     ends = {len(join(entries[:count])) for count in range(len(entries) + 1)}
     cut = data.draw(st.integers(1, len(frame) - 1).filter(lambda at: at not in ends))
 
-    found: Entries = []
-    with pytest.raises(FrameError):
-        found += split_frame(frame[:cut])
     seen: Entries = []
     with pytest.raises(FrameError):
         seen.extend(split_frame(frame[:cut]))
@@ -84,5 +83,5 @@ def test_a_full_frame_leaves_room_for_one_more_datagram_below_64_kb() -> None:
 
 
 def test_a_relay_socket_index_has_one_byte() -> None:
-    with pytest.raises(Exception, match="ubyte"):
+    with pytest.raises(struct.error):
         entry_header(1, 256, bytes(PATH_BYTES))

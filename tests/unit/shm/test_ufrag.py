@@ -1,6 +1,7 @@
 """The server's ufrag: made under a key, read back under it, and dead under any other."""
 
 import re
+import struct
 
 import pytest
 from hypothesis import given, settings
@@ -78,7 +79,7 @@ def test_any_bytes_are_answered_with_none(data: bytes) -> None:
 
 @pytest.mark.parametrize("number", [-1, 0x10000])
 def test_a_number_that_does_not_fit_is_refused(number: int) -> None:
-    with pytest.raises(Exception, match="format requires"):
+    with pytest.raises(struct.error):
         make_ufrag(KEY, number, 0)
 
 
