@@ -23,6 +23,7 @@ from voicerelay.transceiver.voice import REPORT_INTERVAL_S, VoicePath
 SETUP_TIMEOUT_S = 30.0  # from the answer to media
 IDLE_PATH_S = 30.0  # a path that is not selected and no longer checked is given up
 MAX_UNREAD_PACKETS = 50  # one second of voice
+MAX_EARLY_PACKETS = 16  # media that came before its keys
 MAX_PENDING_PATHS = 16  # paths whose flow control is still to write
 MAX_PENDING_CHECKS = 4  # a path
 
@@ -75,6 +76,7 @@ class LiveSession(Session):
         self._ice: IceAgent | None = None
         self._peer: Peer | None = None
         self._voice: VoicePath | None = None
+        self._early: list[tuple[bytes, bytes]] = []
         self._pending: dict[bytes, list[Check]] = {}
         self._ufrags: list[bytes] = []  # the last one is in force
         self._unread: deque[AudioPacket] = deque(maxlen=MAX_UNREAD_PACKETS)
@@ -231,6 +233,12 @@ class LiveSession(Session):
             if not self._peer.deliver(data):
                 return TransceiverCounter.DROPPED_QUEUE_FULL
             return None
+        if not self._peer.has_keys:
+            # The client's last flight is on its way through aiortc's task; its media comes behind.
+            if len(self._early) >= MAX_EARLY_PACKETS:
+                return TransceiverCounter.DROPPED_QUEUE_FULL
+            self._early.append((data, path))
+            return None
         rtcp = rtp.is_rtcp(data)
         plain = self._peer.unprotect(data, rtcp)
         if plain is None:
@@ -325,6 +333,11 @@ class LiveSession(Session):
         self.connected_at = time.monotonic()
         self._voice = VoicePath(ssrc, payload_type, self.short_id)
         self._agent_task = asyncio.get_running_loop().create_task(self._run_agent())
+        early, self._early = self._early, []
+        for data, path in early:
+            reason = self._take(data, path)
+            if reason is not None:
+                self._mux.drop(reason)
         log.info(
             "session %s connected in %.0f ms",
             self.short_id,

@@ -229,12 +229,14 @@ def behind_nat(clients: int = 1) -> Iterator[NatNetwork]:
 
 
 @contextlib.contextmanager
-def serving(host: Namespace, *, listen: Sequence[str] = (), http: str = "") -> Iterator[Server]:
+def serving(
+    host: Namespace, *, listen: Sequence[str] = (), http: str = "", extra: Sequence[str] = ()
+) -> Iterator[Server]:
     """A ready server on a host: UDP_PORT of `listen`, HTTP_PORT of `http` or of the first of them."""
     web = http or listen[0]
     place = f"[{web}]:{HTTP_PORT}" if ":" in web else f"{web}:{HTTP_PORT}"
     # All ports of a new host are free; of options given twice the last one counts.
-    options = ["--port", str(UDP_PORT), "--http", place]
+    options = ["--port", str(UDP_PORT), "--http", place, *extra]
     for address in listen:
         options += ["--listen", address]
     with contextlib.ExitStack() as stack:

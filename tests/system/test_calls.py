@@ -21,12 +21,13 @@ from voicerelay.shm import stun
 pytestmark = pytest.mark.system
 
 RELAYS = 3
+TRANSCEIVERS = 2
 MANY = 50
 
 
 @pytest.fixture(scope="module")
-def running() -> Iterator[Server]:
-    with server(relays=RELAYS, transceivers=2) as started:
+def running(plane_options: list[str]) -> Iterator[Server]:
+    with server(relays=RELAYS, transceivers=TRANSCEIVERS, extra=plane_options) as started:
         yield started
 
 
@@ -51,10 +52,14 @@ def udp_sockets(running: Server) -> set[str]:
     return found
 
 
-def test_fifty_calls_need_no_socket_more_than_the_relays_have(running: Server) -> None:
+def test_fifty_calls_need_no_socket_more_than_the_processes_have(
+    running: Server, plane: str
+) -> None:
     async def scenario() -> None:
+        steered = TRANSCEIVERS if plane == "steering" else 0
+        assert read_status(running.run_dir)["sockets"] == RELAYS + steered
         async with callers(running.http_url, MANY) as (calls, _):
-            assert len(udp_sockets(running)) == RELAYS
+            assert len(udp_sockets(running)) == read_status(running.run_dir)["sockets"]
             assert read_status(running.run_dir)["sessions"] == MANY
             await talk_all(calls, 1.0)
             heard = await asyncio.gather(*(heard_all(call, call.sent - 10) for call in calls))

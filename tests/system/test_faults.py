@@ -22,8 +22,8 @@ PATIENCE_S = 15.0
 
 
 @pytest.fixture(scope="module")
-def running() -> Iterator[Server]:
-    with server(relays=2, transceivers=2) as started:
+def running(plane_options: list[str]) -> Iterator[Server]:
+    with server(relays=2, transceivers=2, extra=plane_options) as started:
         yield started
 
 

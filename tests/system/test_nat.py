@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import pytest
 
@@ -141,11 +141,20 @@ def test_call_may_come_back_to_an_address_it_had_before(net: NatNetwork, echo: S
         asyncio.run(scenario())
 
 
-@pytest.mark.parametrize("hangs_up", [True, False], ids=["hung up", "vanished"])
+@pytest.mark.parametrize(
+    ("hangs_up", "extra"),
+    [
+        (True, ()),
+        (False, ("--transceivers", "1")),
+        # A full transceiver hands the new call to the other: the flow changes its owner.
+        (False, ("--transceivers", "2", "--max-sessions", "1")),
+    ],
+    ids=["hung up", "vanished", "vanished, elsewhere"],
+)
 def test_reused_public_port_belongs_to_the_new_call(
-    net: NatNetwork, echo: Server, hangs_up: bool
+    net: NatNetwork, hangs_up: bool, extra: Sequence[str]
 ) -> None:
-    async def old_client() -> Entry:
+    async def old_client(echo: Server) -> Entry:
         async with callers(echo.http_url, 1) as ([call], http):
             assert await heard_well(call)
             old = flow(echo, BEFORE)
@@ -156,7 +165,7 @@ def test_reused_public_port_belongs_to_the_new_call(
             await asyncio.to_thread(net.rebind, {1: BEFORE})
             return old
 
-    async def new_client(old: Entry) -> None:
+    async def new_client(echo: Server, old: Entry) -> None:
         async with callers(echo.http_url, 1) as ([call], _):
             assert await heard_well(call, WORDS)
 
@@ -166,11 +175,12 @@ def test_reused_public_port_belongs_to_the_new_call(
             assert found[:3] != old[:3]
             assert await sessions(echo) == ((1, 2) if hangs_up else (2, 2))
 
-    # Given a call that is over, or whose client is just gone
-    with net.clients[0].entered():
-        old = asyncio.run(old_client())
+    with netns.serving(net.server, listen=[SERVER_V4], extra=extra) as echo:
+        # Given a call that is over, or whose client is just gone
+        with net.clients[0].entered():
+            old = asyncio.run(old_client(echo))
 
-    # When another client gets that very address and port and calls
-    # Then it hears all that it says, and nothing else
-    with net.clients[1].entered():
-        asyncio.run(new_client(old))
+        # When another client gets that very address and port and calls
+        # Then it hears all that it says, and nothing else
+        with net.clients[1].entered():
+            asyncio.run(new_client(echo, old))

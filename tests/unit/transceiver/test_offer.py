@@ -163,8 +163,8 @@ def test_an_offer_without_what_a_call_needs_is_refused_with_its_reason(
 
 def test_a_small_offer_never_becomes_a_large_description() -> None:
     """An offer is read before anybody is known: its cost must stay in proportion to its size."""
-    # given 16 kB that name many codecs, and feedback for all of them
-    sdp = SESSION + AUDIO + "a=rtpmap:1 a/1\r\n" * 400 + "a=rtcp-fb:* a\r\n" * 700
+    # given a few kB that name many codecs, and feedback for all of them
+    sdp = SESSION + AUDIO + "a=rtpmap:1 a/1\r\n" * 150 + "a=rtcp-fb:* a\r\n" * 300
 
     # when it is read
     tracemalloc.start()

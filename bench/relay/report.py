@@ -1,0 +1,142 @@
+"""From runs to the answer: medians, the table, the targets, the JSON file."""
+
+import json
+import platform
+import time
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+Runs = dict[str, dict[str, list[dict[str, float]]]]  # contender -> phase -> figures of each run
+
+SATURATED, EVERYDAY, LONE = "saturated", "everyday", "lone"
+_HEAD = (
+    "| relay | saturated: relay µs | whole path µs | packets/s | 20k/s: relay µs | whole path µs "
+    "| one way p50 / p99 / p99.9 µs | added p50 / p99 / p99.9 µs | lone packet p50 µs | lost |"
+)
+
+
+def middle(runs: Runs, contender: str, phase: str, name: str) -> float | None:
+    """The median over the runs; None when it was not measured."""
+    values = [run[name] for run in runs.get(contender, {}).get(phase, []) if name in run]
+    return median(values) if values else None
+
+
+def ratio(runs: Runs, one: str, other: str, phase: str, name: str) -> float | None:
+    """The median over the rounds of one contender's figure by the other's in the same round."""
+    pairs = zip(runs.get(one, {}).get(phase, []), runs.get(other, {}).get(phase, []), strict=False)
+    ratios = [a[name] / b[name] for a, b in pairs if name in a and b.get(name)]
+    return median(ratios) if ratios else None
+
+
+def table(titles: dict[str, str], runs: Runs, missing: dict[str, str]) -> str:
+    """Markdown; contenders in the order given."""
+    lines = [_HEAD, "|---" * 10 + "|"]
+    for key, title in titles.items():
+        if key in missing:
+            lines.append(f"| {title} | {missing[key]} |" + " |" * 8)
+            continue
+
+        def cell(phase: str, name: str, digits: int = 2, key: str = key) -> str:
+            value = middle(runs, key, phase, name)
+            return "" if value is None else f"{value:.{digits}f}"
+
+        latency = [cell(EVERYDAY, name, 0) for name in ("p50_us", "p99_us", "p999_us")]
+        added = [_added(runs, key, name) for name in ("p50_us", "p99_us", "p999_us")]
+        rate = middle(runs, key, SATURATED, "packets_per_s")
+        lost = sum(run["lost"] for phase in runs[key].values() for run in phase)
+        cells = (
+            cell(SATURATED, "relay_us"),
+            cell(SATURATED, "path_us"),
+            "" if rate is None else f"{rate / 1000:.0f}k",
+            cell(EVERYDAY, "relay_us"),
+            cell(EVERYDAY, "path_us"),
+            " / ".join(latency),
+            " / ".join(added),
+            cell(LONE, "p50_us", 0),
+            f"{lost:.0f}",
+        )
+        lines.append(f"| {title} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def _added(runs: Runs, key: str, name: str) -> str:
+    """Above no relay at all, of the same run."""
+    mine, limit = middle(runs, key, EVERYDAY, name), middle(runs, "none", EVERYDAY, name)
+    if mine is None or limit is None:
+        return "?"
+    return "0" if key == "none" else f"{mine - limit:.0f}"
+
+
+# ours, theirs (None: an absolute limit), phase, figure, limit
+TARGETS = [
+    ("portable", "c_loop", SATURATED, "relay_us", 0.7),
+    ("portable", "coturn", SATURATED, "relay_us", 0.4),
+    ("portable", "nginx", SATURATED, "relay_us", 0.4),
+    ("portable", "c_loop", EVERYDAY, "relay_us", 0.5),
+    ("portable", None, EVERYDAY, "p99_us", 400),
+    ("portable", "c_loop", LONE, "p50_us", 1.0),
+]
+
+
+def targets(runs: Runs) -> list[str]:
+    """One line for each target that could be judged."""
+    lines = []
+    for ours, theirs, phase, name, limit in TARGETS:
+        if theirs is None:
+            value = middle(runs, ours, phase, name)
+            what = f"{name} {phase}"
+        else:
+            value = ratio(runs, ours, theirs, phase, name)
+            what = f"{name} {phase}, {ours} by {theirs}"
+        if value is not None:
+            verdict = "met" if value <= limit else "NOT met"
+            lines.append(f"{what}: {value:.2f} (at most {limit}): {verdict}")
+    return lines
+
+
+def summary(
+    titles: dict[str, str], runs: Runs, missing: dict[str, str], options: dict[str, Any]
+) -> dict[str, Any]:
+    """Everything, for bench/results/relay.json: median, min, max and each run."""
+    contenders: dict[str, Any] = {}
+    for key, title in titles.items():
+        if key in missing:
+            contenders[key] = {"title": title, "missing": missing[key]}
+            continue
+        phases = {}
+        for phase, figures in runs[key].items():
+            phases[phase] = {
+                name: {
+                    "median": round(median(values), 3),
+                    "min": round(min(values), 3),
+                    "max": round(max(values), 3),
+                    "runs": [round(value, 3) for value in values],
+                }
+                for name in figures[0]
+                if (values := [run[name] for run in figures if name in run])
+            }
+        contenders[key] = {"title": title, "phases": phases}
+    return {
+        "when": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "machine": {
+            "cpu": _cpu_model(),
+            "kernel": platform.release(),
+            "python": platform.python_version(),
+        },
+        "options": options,
+        "targets": targets(runs),
+        "contenders": contenders,
+    }
+
+
+def write(path: Path, content: dict[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+
+
+def _cpu_model() -> str:
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.machine()
