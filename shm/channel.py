@@ -3,6 +3,7 @@
 import asyncio
 import os
 import socket
+from array import array
 from collections import deque
 from collections.abc import Callable, Sequence
 
@@ -10,7 +11,9 @@ from voicerelay.shm.protocol import CARRIES_FDS, Decoder, Message, ProtocolError
 
 MAX_PENDING_BYTES = 1 << 20  # unsent bytes for a peer that does not read
 MAX_FDS = 64  # descriptors in one message
+MAX_FD_MESSAGES = 4  # unfinished messages that carried descriptors; more is no protocol of ours
 READ_BYTES = 65536
+_FD = array("i")
 
 
 class Channel:
@@ -31,7 +34,7 @@ class Channel:
         self._on_message = on_message
         self._on_closed = on_closed
         self._decoder = Decoder()
-        self._received_fds: list[int] = []
+        self._received_fds: deque[list[int]] = deque()  # one entry a message that carried some
         self._unsent: deque[tuple[bytes, tuple[int, ...]]] = deque()
         self._unsent_bytes = 0
         self._closed = False
@@ -70,7 +73,8 @@ class Channel:
         self._socket.close()
         for _, fds in self._unsent:
             _close_all(fds)
-        _close_all(self._received_fds)
+        for fds in self._received_fds:
+            _close_all(fds)
         self._on_closed(reason)
 
     def _queue(self, data: bytes, fds: tuple[int, ...]) -> bool:
@@ -110,17 +114,18 @@ class Channel:
 
     def _readable(self) -> None:
         try:
-            data, fds, flags, _ = socket.recv_fds(self._socket, READ_BYTES, MAX_FDS)
+            data, fds, flags = _receive(self._socket)
         except (BlockingIOError, InterruptedError):
             return
         except OSError as exc:
             self.close(f"receive: {exc.strerror}")
             return
-        self._received_fds += fds
+        if fds:
+            self._received_fds.append(fds)
         if not data:
             self.close("end of file")
             return
-        if flags & socket.MSG_CTRUNC or len(self._received_fds) > MAX_FDS:
+        if flags & socket.MSG_CTRUNC or len(self._received_fds) > MAX_FD_MESSAGES:
             self.close("too many descriptors")
             return
         try:
@@ -129,14 +134,24 @@ class Channel:
             self.close(f"protocol: {exc}")
             return
         for message in messages:
-            # The kernel never reads past a byte that carries descriptors, so what has arrived
-            # belongs to the one message here that may carry any.
-            given: list[int] = []
-            if isinstance(message, CARRIES_FDS):
-                given, self._received_fds = self._received_fds, []
-            self._on_message(message, given)
+            # The kernel never reads past bytes that carry descriptors, so each entry belongs to
+            # one message, in order, of those that may carry any.
+            carries = isinstance(message, CARRIES_FDS) and self._received_fds
+            self._on_message(message, self._received_fds.popleft() if carries else [])
             if self._closed:
                 return
+
+
+def _receive(sock: socket.socket) -> tuple[bytes, list[int], int]:
+    """Data, descriptors and flags. `socket.recv_fds` would let programs we start inherit them."""
+    data, ancillary, flags, _ = sock.recvmsg(
+        READ_BYTES, socket.CMSG_LEN(MAX_FDS * _FD.itemsize), socket.MSG_CMSG_CLOEXEC
+    )
+    fds = array("i")
+    for level, kind, payload in ancillary:
+        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+            fds.frombytes(payload[: len(payload) - len(payload) % _FD.itemsize])
+    return data, list(fds), flags
 
 
 def _close_all(fds: Sequence[int]) -> None:

@@ -43,6 +43,7 @@ class Directory:
         self._client = ControlClient(run_dir, self._hello, self._welcome, self._message, self._lost)
         self._numbers = itertools.cycle(range(1, 1 << 32))
         self._pending: dict[int, tuple[Callable[[str], None], asyncio.TimerHandle]] = {}
+        self._late: dict[int, Message] = {}
         self.generation = 0
         self.routes: dict[bytes, int] = {}
         self.flows: dict[bytes, int] = {}
@@ -63,7 +64,11 @@ class Directory:
             if not answer.done():
                 answer.set_result(error)
 
-        self._request(lambda number: protocol.RegisterRoute(number, ufrag, session), done)
+        self._request(
+            lambda number: protocol.RegisterRoute(number, ufrag, session),
+            protocol.UnregisterRoute(ufrag),
+            done,
+        )
         error = await answer
         if error:
             raise DirectoryError(error)
@@ -77,7 +82,11 @@ class Directory:
                 self.flows[path] = session
             done(error)
 
-        self._request(lambda number: protocol.CommitFlow(number, path, session), answered)
+        self._request(
+            lambda number: protocol.CommitFlow(number, path, session),
+            protocol.ReleaseFlow(path, session),
+            answered,
+        )
 
     def unregister(self, ufrag: bytes) -> None:
         if self.routes.pop(ufrag, None) is not None:
@@ -88,7 +97,9 @@ class Directory:
             del self.flows[path]
             self._client.send(protocol.ReleaseFlow(path, session))
 
-    def _request(self, make: Callable[[int], Message], done: Callable[[str], None]) -> None:
+    def _request(
+        self, make: Callable[[int], Message], undo: Message, done: Callable[[str], None]
+    ) -> None:
         if len(self._pending) >= MAX_PENDING_REQUESTS:
             done("too many requests wait for control")
             return
@@ -96,8 +107,14 @@ class Directory:
         if not self._client.send(make(number)):
             done(CONTROL_GONE)
             return
-        timer = self._loop.call_later(REQUEST_TIMEOUT_S, self._answer, number, CONTROL_GONE)
+        timer = self._loop.call_later(REQUEST_TIMEOUT_S, self._give_up, number, undo)
         self._pending[number] = done, timer
+
+    def _give_up(self, number: int, undo: Message) -> None:
+        """No answer in time. Should control grant it after all, it is taken back."""
+        self._answer(number, CONTROL_GONE)
+        if len(self._late) < MAX_PENDING_REQUESTS:
+            self._late[number] = undo
 
     def _answer(self, number: int, error: str) -> None:
         waiting = self._pending.pop(number, None)
@@ -131,7 +148,11 @@ class Directory:
             os.close(fd)
         match message:
             case protocol.Done(number, error):
-                self._answer(number, error)
+                undo = self._late.pop(number, None)
+                if undo is None:
+                    self._answer(number, error)
+                elif not error:
+                    self._client.send(undo)
             case protocol.FlowLost(path, session):
                 if self.flows.get(path) == session:
                     del self.flows[path]
@@ -140,5 +161,6 @@ class Directory:
                 pass
 
     def _lost(self) -> None:
+        self._late.clear()  # the replay will not name them
         for number in list(self._pending):
             self._answer(number, CONTROL_GONE)

@@ -145,6 +145,7 @@ class Mux:
             except OSError:
                 return
             if not 0 < len(data) <= MAX_DATAGRAM_BYTES:
+                self._block.add(TransceiverCounter.PACKETS_RECEIVED)
                 self.drop(TransceiverCounter.DROPPED_NOT_WEBRTC)
                 continue
             path = self._paths.get((local, address))

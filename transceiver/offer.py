@@ -7,6 +7,10 @@ from aiortc.sdp import MediaDescription, SessionDescription
 MAX_OFFER_BYTES = 64 * 1024
 
 
+# Candidates are never contacted; feedback is for video, and aiortc's parser multiplies it.
+_USELESS = ("a=candidate:", "a=rtcp-fb:")
+
+
 class OfferError(Exception):
     """The offer is refused: `status` 400 (malformed) or 406 (well formed, but no voice call)."""
 
@@ -56,4 +60,4 @@ def _ufrag_of(section: MediaDescription) -> str:
 
 def _lines_to_keep(text: str) -> list[str]:
     lines = (line.strip() for line in text.splitlines())
-    return [line for line in lines if line and not line.startswith("a=candidate:")]
+    return [line for line in lines if line and not line.startswith(_USELESS)]

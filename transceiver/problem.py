@@ -36,5 +36,11 @@ async def problems(
     except (json.JSONDecodeError, UnicodeDecodeError):
         return problem(400, "malformed_body", "the body cannot be read")
     except Exception:
-        log.exception("%s %s", request.method, request.rel_url.path.partition("/")[0])
+        log.exception("%s %s", request.method, _route_of(request))
         return problem(500, "internal_error", "the server made a mistake; it has been logged")
+
+
+def _route_of(request: web.Request) -> str:
+    """The route's pattern: the path itself may hold a session's id, which nobody else should see."""
+    resource = request.match_info.route.resource
+    return resource.canonical if resource is not None else "unknown route"

@@ -99,7 +99,7 @@ def _progress(
 ) -> None:
     shown = [
         f"{name} {figures[name]:.2f}"
-        for name in ("relay_us", "path_us", "p50_us", "p99_us", "relay_busy", "starved")
+        for name in ("relay_us", "path_us", "p50_us", "p99_us", "relay_busy", "starved", "others")
         if name in figures
     ]
     rate = f"{figures['packets_per_s']:.0f}/s"

@@ -107,6 +107,7 @@ def _figures(raw: dict[str, Any], relays: int) -> dict[str, float]:
         "packets_per_read": packets / max(raw["window_reads"], 1),
         "relay_busy": relay_s / elapsed,
         "starved": raw["starved"],
+        "others": max(machine_s - relay_s - other_s - ends_s, 0.0) / elapsed,  # cores, not ours
         "steal": raw["machine_steal_s"] / elapsed,
         "sent": raw["sent"],
         "lost": raw["sent"] - raw["delivered"],

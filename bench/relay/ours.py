@@ -1,14 +1,13 @@
 """Ours: the real control and relay processes; fleet.py and the C sink stand where transceivers are."""
 
 import contextlib
-import importlib.util
 import json
 import secrets
 import shutil
 import socket
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, ClassVar
@@ -23,10 +22,15 @@ from bench.relay.world import (
     Target,
     free_udp_port,
 )
-from voicerelay.cli.network import open_public_sockets
+from voicerelay.cli.network import join_public_sockets, open_public_sockets
 from voicerelay.control.process import ControlSettings
+from voicerelay.relay import steering
 from voicerelay.relay.process import RelaySettings
+from voicerelay.relay.steering import SteeredGroup
+from voicerelay.shm import rundir
+from voicerelay.shm.bpf import BpfUnavailable
 from voicerelay.shm.frame import MAX_FRAME_BYTES
+from voicerelay.shm.region import Sizes
 from voicerelay.shm.ufrag import UFRAG_BYTES
 
 CAPACITY = 16_384  # sessions, the default of `voicerelay start`
@@ -40,57 +44,95 @@ class OursPortable(Contender):
         Mapping[str, Any]
     ] = {}  # over RelaySettings' defaults, from --relay-set
 
-    def launch(self, flows: Flows) -> Target:
+    def __init__(self, programs: Path, scratch: Path, cpu: int) -> None:
+        super().__init__(programs, scratch, cpu)
         self._close = contextlib.ExitStack()
-        run_dir = Path(tempfile.mkdtemp(prefix="voicerelay-bench-"))  # Unix paths must be short
-        self._close.callback(shutil.rmtree, run_dir, ignore_errors=True)
+        self._run_dir = Path(tempfile.mkdtemp(prefix="voicerelay-bench-"))  # Unix paths are short
+        self._close.callback(shutil.rmtree, self._run_dir, ignore_errors=True)
+        self._close.callback(rundir.clean, self._run_dir)  # the shared memory, once all are gone
+
+    def launch(self, flows: Flows) -> Target:
         port = free_udp_port()
-        (public,) = open_public_sockets([HOST], port, 1)
-        control = self._child("voicerelay.control", public[0].fileno(), run_dir)
-        public[0].close()
-        fleet, listeners = self._fleet(flows, run_dir)
-        relay = self._child("voicerelay.relay", None, run_dir)
-        raw = (run_dir / "ufrags").read_bytes()
-        return Target(
-            [(HOST, port)],
-            [_link(flows, slot, port, listener) for slot, listener in enumerate(listeners)],
-            [relay],
-            [control, fleet],
-            [raw[at : at + UFRAG_BYTES] for at in range(0, len(raw), UFRAG_BYTES)],
-            framed=True,
-        )
+        public = open_public_sockets([HOST], port, 1)
+        control = self._control(public, [], [])
+        fleet, listeners = self._fleet(flows)
+        relay = self._relay()
+        links = [_link(flows, slot, port, listener) for slot, listener in enumerate(listeners)]
+        pids = [relay], [control, fleet]
+        return Target([(HOST, port)], links, *pids, self._ufrags(), framed=True)
 
     def stop(self) -> None:
         super().stop()
         self._close.close()
 
-    def _child(self, module: str, public: int | None, run_dir: Path) -> int:
-        """Start control (with the public socket) or the relay; wait until it is ready."""
+    def _control(
+        self,
+        relays: list[list[socket.socket]],
+        transceivers: list[list[socket.socket]],
+        groups: Sequence[SteeredGroup],
+    ) -> int:
+        """Start control; it holds the relay's socket from then on."""
+        steering = [asdict(group) for group in groups]
+        fds = [sock.fileno() for (sock,) in relays + transceivers]
+        fds += [fd for group in steering for fd in group.values()]
+        pid = self._child(
+            "voicerelay.control",
+            fds,
+            lambda lifeline: ControlSettings(
+                str(self._run_dir),
+                secrets.token_hex(16),
+                CAPACITY,
+                sockets=[[sock.fileno()] for (sock,) in relays],
+                transceiver_sockets=[[sock.fileno()] for (sock,) in transceivers],
+                steering=steering,
+                lifeline=lifeline,
+            ),
+        )
+        for (sock,) in relays:
+            sock.close()
+        return pid
+
+    def _relay(self) -> int:
+        return self._child(
+            "voicerelay.relay",
+            [],
+            lambda lifeline: RelaySettings(
+                str(self._run_dir), 0, lifeline=lifeline, **self.relay_settings
+            ),
+        )
+
+    def _child(
+        self,
+        module: str,
+        fds: list[int],
+        settings: Callable[[int], ControlSettings | RelaySettings],
+    ) -> int:
+        """Start a process as the supervisor does and wait until it says that it is ready."""
         here, there = socket.socketpair()
         with there:
             lifeline = there.fileno()
-            settings: ControlSettings | RelaySettings
-            if public is not None:
-                instance = secrets.token_hex(16)
-                settings = ControlSettings(
-                    str(run_dir), instance, CAPACITY, [[public]], lifeline=lifeline
-                )
-            else:
-                settings = RelaySettings(str(run_dir), 0, lifeline=lifeline, **self.relay_settings)
-            fds = [lifeline] if public is None else [lifeline, public]
-            command = [sys.executable, "-P", "-m", module, json.dumps(asdict(settings))]
-            child = self.processes.start(command, fds, self.scratch / "log")
+            text = json.dumps(asdict(settings(lifeline)))
+            command = [sys.executable, "-P", "-m", module, text]
+            child = self.processes.start(command, [lifeline, *fds], self.scratch / "log")
         self._close.callback(here.close)
         here.settimeout(READY_S)
         if not here.recv(64).startswith(b"ready"):
-            raise NotAvailable(f"{module} did not start: {self.scratch / 'log'}")
+            raise NotAvailable(f"{module} did not start: {self._log()}")
         return child.pid
 
-    def _fleet(self, flows: Flows, run_dir: Path) -> tuple[int, list[socket.socket]]:
+    def _log(self) -> str:
+        return (self.scratch / "log").read_text().strip().rpartition("\n")[2]
+
+    def _ufrags(self) -> list[bytes]:
+        """What the stand-in transceivers registered, a flow each."""
+        raw = (self._run_dir / "ufrags").read_bytes()
+        return [raw[at : at + UFRAG_BYTES] for at in range(0, len(raw), UFRAG_BYTES)]
+
+    def _fleet(self, flows: Flows) -> tuple[int, list[socket.socket]]:
         here, there = socket.socketpair()
         with there:
             settings = {
-                "run_dir": str(run_dir),
+                "run_dir": str(self._run_dir),
                 "slots": TRANSCEIVERS,
                 "fd": there.fileno(),
                 "clients": [(flow, flows.host(flow), flows.port) for flow in range(flows.count)],
@@ -101,7 +143,7 @@ class OursPortable(Contender):
         here.settimeout(READY_S)
         _, fds, _, _ = socket.recv_fds(here, 64, TRANSCEIVERS)
         if len(fds) != TRANSCEIVERS:
-            raise NotAvailable(f"the stand-in transceivers failed: {self.scratch / 'log'}")
+            raise NotAvailable(f"the stand-in transceivers failed: {self._log()}")
         return child.pid, [socket.socket(fileno=fd) for fd in fds]
 
 
@@ -124,19 +166,24 @@ class OursPortableStun(OursPortable):
 
 
 class OursSteering(OursPortable):
-    """The plug for kernel steering.
-
-    The transceivers' own SO_REUSEPORT sockets on the public port receive the clients' packets, so
-    the sinks are these UDP sockets, not framed, and the relay process should see none of them.
-    `launch` takes the same steps as the portable plane; what it needs from the product is a call
-    that makes the BPF program and gives it the sockets and flows.
-    """
+    """The transceivers' own sockets on the public port are the sinks; the relay sees no packet."""
 
     key = "steering"
     title = "**voicerelay, kernel steering**"
 
     def launch(self, flows: Flows) -> Target:
-        self._close = contextlib.ExitStack()
-        if importlib.util.find_spec("voicerelay.relay.steering") is None:
-            raise NotAvailable("voicerelay.relay.steering does not exist yet")
-        raise NotAvailable("the plug is not connected yet: bench/relay/ours.py, OursSteering")
+        port = free_udp_port()
+        public = open_public_sockets([HOST], port, 1)
+        own = join_public_sockets([HOST], port, TRANSCEIVERS)
+        try:
+            groups = steering.load(public, own, Sizes.for_capacity(CAPACITY))
+        except BpfUnavailable as exc:
+            raise NotAvailable(str(exc)) from None
+        for group in groups:
+            self._close.callback(group.close)
+        control = self._control(public, own, groups)
+        fleet, listeners = self._fleet(flows)
+        for listener in listeners:
+            listener.close()
+        sinks = [sock for (sock,) in own]
+        return Target([(HOST, port)], sinks, [self._relay()], [control, fleet], self._ufrags())

@@ -2,13 +2,12 @@
 
 import asyncio
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import pytest
 
 from tests.support import netns
-from tests.support.callers import PATIENCE_S, callers, heard_all
-from tests.support.client import Call
+from tests.support.callers import callers, heard_all
 from tests.support.netns import PEER_V4, PEER_V6, SERVER_V4, SERVER_V6, Namespace, Pair
 from tests.support.server import ServerError
 
@@ -38,22 +37,13 @@ def both() -> Iterator[Pair]:
         yield hosts
 
 
-async def heard(call: Call) -> bool:
-    """Talk for a second; whether every packet of it comes back."""
-    async with asyncio.timeout(PATIENCE_S):
-        while not call.received:  # the very first packets may overtake the end of the handshake
-            await call.talk(0.1)
-    since = call.sent
-    await call.talk(1)
-    return await heard_all(call, since)
-
-
 def call_from(host: Namespace, url: str) -> list[tuple[str, int]]:
     """Call from a host and be heard; the candidates in the answer."""
 
     async def scenario() -> list[tuple[str, int]]:
         async with callers(url, 1) as ([call], _):
-            assert await heard(call)
+            await call.talk(1)
+            assert await heard_all(call, 0)
             return candidates(call.answer)
 
     with host.entered():
@@ -66,8 +56,8 @@ def candidates(answer: str) -> list[tuple[str, int]]:
     return [(host, port) for _, host, port in sorted(found, reverse=True)]
 
 
-def test_call_over_ipv6_alone(v6: Pair) -> None:
-    with netns.serving(v6.server, listen=[SERVER_V6]) as running:
+def test_call_over_ipv6_alone(v6: Pair, plane_options: Sequence[str]) -> None:
+    with netns.serving(v6.server, listen=[SERVER_V6], extra=plane_options) as running:
         assert call_from(v6.client, running.http_url) == [(SERVER_V6, running.port)]
 
         assert running.status()["listen"] == [SERVER_V6]
@@ -81,14 +71,18 @@ def test_both_families_are_offered_in_the_order_given(both: Pair) -> None:
 
 
 @pytest.mark.parametrize(
-    ("interface_address", "family"), [(f"{PEER_V4}/24", "v4"), (f"{PEER_V6}/64", "v6")]
+    ("client_end", "web"),
+    [(f"{PEER_V4}/24", SERVER_V4), (f"{PEER_V6}/64", SERVER_V6)],
+    ids=["v4", "v6"],
 )
-def test_client_of_one_family_calls_a_server_of_both(interface_address: str, family: str) -> None:
+def test_client_of_one_family_calls_a_server_of_both(
+    plane_options: Sequence[str], client_end: str, web: str
+) -> None:
     server_ends = [f"{SERVER_V4}/24", f"{SERVER_V6}/64"]
-    web = SERVER_V4 if family == "v4" else SERVER_V6
     with netns.namespace("server") as host, netns.namespace("client") as client:
-        netns.link(host, client, server_ends, [interface_address])
-        with netns.serving(host, listen=[SERVER_V4, SERVER_V6], http=web) as running:
+        netns.link(host, client, server_ends, [client_end])
+        listen = [SERVER_V4, SERVER_V6]
+        with netns.serving(host, listen=listen, http=web, extra=plane_options) as running:
             assert len(call_from(client, running.http_url)) == 2
 
 

@@ -31,9 +31,10 @@ HELLO = encode(protocol.Hello(PROTOCOL, ABI, TRANSCEIVER, 0, 0, []))
 STRANGER = """
 import os, socket, sys
 sock = socket.socket(socket.AF_UNIX)
+os.chdir(sys.argv[1])
 os.setgid(int(sys.argv[2]))
 os.setuid(int(sys.argv[2]))
-sock.connect(sys.argv[1])
+sock.connect("control.sock")
 sock.settimeout(10)
 try:
     sock.send(bytes.fromhex(sys.argv[3]))
@@ -297,12 +298,18 @@ def test_only_this_user_and_root_are_heard(serve: Serve, uid: int) -> None:
     async def scenario(running: Running) -> None:
         # given a socket and a way to it that would let anybody in
         running.path.chmod(0o666)
-        opened = [part for part in running.path.parents if part.stat().st_mode & 0o001 == 0]
-        for part in opened:
-            part.chmod(part.stat().st_mode | 0o001)
+        running.path.parent.chmod(0o711)
 
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-P", "-c", STRANGER, str(running.path), str(uid), HELLO.hex()),
+            *(
+                sys.executable,
+                "-P",
+                "-c",
+                STRANGER,
+                str(running.path.parent),
+                str(uid),
+                HELLO.hex(),
+            ),
             stdout=subprocess.PIPE,
         )
         heard, _ = await process.communicate()

@@ -1,0 +1,686 @@
+"""One call from its first check to its end, over a fake control and a real socket to the client."""
+
+import asyncio
+import contextlib
+import itertools
+import json
+import socket
+import time
+from collections.abc import AsyncIterator, Callable
+
+import pytest
+
+from tests.unit.transceiver.test_offer import CHROMIUM
+from voicerelay.shm import stun
+from voicerelay.shm.counters import BLOCK_BYTES, Block, TransceiverCounter
+from voicerelay.shm.path import pack_path
+from voicerelay.shm.ufrag import make_ufrag
+from voicerelay.transceiver import seam
+from voicerelay.transceiver.agent import Agent, AudioPacket, Session
+from voicerelay.transceiver.directory import CONTROL_GONE, Directory, DirectoryError
+from voicerelay.transceiver.ice import CONSENT_EXPIRY_S, RESTART_OVERLAP_S, IceAgent
+from voicerelay.transceiver.mux import Mux
+from voicerelay.transceiver.offer import check_offer
+from voicerelay.transceiver.rtp import RtpPacket, build_report, build_rtp, parse_rtp
+from voicerelay.transceiver.seam import MAX_PENDING_DATAGRAMS, NotAcceptable, Peer
+from voicerelay.transceiver.session import (
+    FOLLOWING,
+    IDLE_PATH_S,
+    MAX_EARLY_PACKETS,
+    MAX_PENDING_CHECKS,
+    MAX_PENDING_PATHS,
+    MAX_UNREAD_PACKETS,
+    SETUP_TIMEOUT_S,
+    LiveSession,
+    State,
+)
+
+WAIT_S = 10.0
+OPUS, OURS, THEIRS = 111, 0x0A0A0A0A, 0x0B0B0B0B
+ALERT = bytes.fromhex("15fefd0000000000000000000202 28".replace(" ", ""))
+HANDSHAKE = b"\x16\xfe\xfd" + bytes(40)
+Counter = TransceiverCounter
+
+
+class FakeDirectory(Directory):
+    """A control that says yes at once, or no, or nothing until `answer_all`."""
+
+    def __init__(self) -> None:
+        self.routes: dict[bytes, int] = {}
+        self.flows: dict[bytes, int] = {}
+        self.error = ""
+        self.holding = False
+        self.go_on = asyncio.Event()
+        self.go_on.set()
+        self.waiting: list[tuple[bytes, int, Callable[[str], None]]] = []
+
+    @property
+    def available(self) -> bool:
+        return self.error != CONTROL_GONE
+
+    async def register(self, ufrag: bytes, session: int) -> None:
+        await self.go_on.wait()
+        if self.error:
+            raise DirectoryError(self.error)
+        self.routes[ufrag] = session
+
+    def commit(self, path: bytes, session: int, done: Callable[[str], None]) -> None:
+        self.waiting.append((path, session, done))
+        if not self.holding:
+            self.answer_all()
+
+    def answer_all(self) -> None:
+        waiting, self.waiting = self.waiting, []
+        for path, session, done in waiting:
+            if not self.error:
+                self.flows[path] = session
+            done(self.error)
+
+    def unregister(self, ufrag: bytes) -> None:
+        self.routes.pop(ufrag, None)
+
+    def release(self, path: bytes, session: int) -> None:
+        if self.flows.get(path) == session:
+            del self.flows[path]
+
+
+class Host:
+    """What a session needs around it, and clients that talk to it."""
+
+    def __init__(self) -> None:
+        self.block = Block(memoryview(bytearray(BLOCK_BYTES)).cast("Q"))
+        self.mux = Mux(asyncio.get_running_loop(), self.block)
+        self.directory = FakeDirectory()
+        self.public = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self.public.bind(("127.0.0.1", 0))
+        self.mux.use_public([self.public], steered=True)
+        self.candidates: list[tuple[str, int]] = [self.public.getsockname()]
+        self.sessions: list[LiveSession] = []
+        self.clients: list[Client] = []
+
+    async def session(self, agent: Agent | None = None) -> LiveSession:
+        """An answered session; its default agent listens for ever."""
+        number = len(self.sessions) + 1
+        session = LiveSession(
+            f"session-{number}",
+            number,
+            agent or listen,
+            self.mux,
+            self.directory,
+            self.candidates,
+        )
+        await session.open(check_offer(CHROMIUM), make_ufrag(b"k" * 32, 0, 0))
+        self.sessions.append(session)
+        return session
+
+    def client(self) -> "Client":
+        self.clients.append(Client(self))
+        return self.clients[-1]
+
+    def dropped(self) -> dict[Counter, int]:
+        return {c: self.block.get(c) for c in Counter if c.name[:4] == "DROP" and self.block.get(c)}
+
+    def balance(self) -> tuple[int, int]:
+        """Received, and delivered + all that was dropped."""
+        out = self.block.get(Counter.PACKETS_DELIVERED) + sum(self.dropped().values())
+        return self.block.get(Counter.PACKETS_RECEIVED), out
+
+
+class Client:
+    """A client address."""
+
+    _numbers = itertools.count(1)
+
+    def __init__(self, host: Host) -> None:
+        self._host = host
+        self.sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self.sock.bind(("127.0.0.1", 0))
+        self.sock.setblocking(False)
+        self.path = pack_path(0, *self.sock.getsockname())
+
+    def send(self, data: bytes) -> None:
+        """As a relay brings it."""
+        self._host.mux.dispatch(data, self.path, 0)
+
+    def check(self, session: LiveSession, nominate: bool = False, password: str = "") -> None:
+        username = f"{session.ufrag}:{ice_of(session).credentials.remote_ufrag.decode()}"
+        attributes = [(stun.USERNAME, username.encode())]
+        if nominate:
+            attributes.append((stun.USE_CANDIDATE, b""))
+        transaction = next(self._numbers).to_bytes(12, "big")
+        key = (password or session.password).encode()
+        self.send(stun.build(stun.BINDING_REQUEST, transaction, attributes, key))
+
+    def received(self) -> list[bytes]:
+        found = []
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                found.append(self.sock.recv(2048))
+        return found
+
+    def replies(self) -> int:
+        """Binding responses that have come."""
+        return sum(data[:2] == b"\x01\x01" for data in self.received())
+
+
+def ice_of(session: LiveSession) -> IceAgent:
+    assert session._ice is not None
+    return session._ice
+
+
+async def listen(session: Session) -> None:
+    async for _ in session.packets():
+        pass
+
+
+@contextlib.asynccontextmanager
+async def host() -> AsyncIterator[Host]:
+    seam.install()
+    made = Host()
+    try:
+        yield made
+    finally:
+        async with asyncio.timeout(WAIT_S):
+            for session in made.sessions:
+                session.end("the test is over")
+                await session.ended.wait()
+        made.mux.close()
+        for client in made.clients:
+            client.sock.close()
+
+
+async def until(happened: Callable[[], bool]) -> None:
+    async with asyncio.timeout(WAIT_S):
+        while not happened():
+            await asyncio.sleep(0)
+
+
+def decrypt(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let media pass as if it had been decrypted and will be encrypted."""
+    monkeypatch.setattr(Peer, "has_keys", True)
+    monkeypatch.setattr(Peer, "unprotect", lambda _self, data, rtcp: data)
+    monkeypatch.setattr(Peer, "protect", lambda _self, data, rtcp: data)
+
+
+async def talking(here: Host, monkeypatch: pytest.MonkeyPatch, agent: Agent) -> tuple[
+    LiveSession, "Client"
+]:
+    """A call whose media is not encrypted."""
+    decrypt(monkeypatch)
+    session, client = await here.session(agent), here.client()
+    client.check(session, nominate=True)
+    session.media_started(OPUS, OURS)
+    return session, client
+
+
+def voice(number: int) -> bytes:
+    return build_rtp(RtpPacket(False, OPUS, number, number * 960, THEIRS, b"opus%d" % number))
+
+
+# ---- checks and flows ----------------------------------------------------------------------------
+
+
+def test_a_reply_leaves_only_after_its_flow_stands_in_the_table() -> None:
+    async def run() -> None:
+        async with host() as here:
+            # given a control that takes its time
+            session, client = await here.session(), here.client()
+            here.directory.holding = True
+
+            # when an authenticated check comes, nothing happens yet (law 2)
+            client.check(session)
+            assert (client.replies(), here.mux.by_path, ice_of(session).selected) == (0, {}, None)
+
+            # when the flow is written, the reply follows, and the next one needs no control
+            here.directory.answer_all()
+            assert client.replies() == 1
+            assert here.mux.by_path == {client.path: session}
+            client.check(session)
+            assert client.replies() == 1
+
+    asyncio.run(run())
+
+
+def test_a_check_without_a_flow_is_not_answered_and_counted_once() -> None:
+    async def run() -> None:
+        async with host() as here:
+            session, client = await here.session(), here.client()
+            here.directory.error = "the flow table is full"
+
+            client.check(session)
+
+            assert client.replies() == 0
+            assert here.dropped() == {Counter.DROPPED_CONTROL_UNAVAILABLE: 1}
+            assert here.balance() == (1, 1)  # received = delivered + all that is dropped
+
+    asyncio.run(run())
+
+
+def test_what_waits_for_control_is_bounded_a_path_and_in_paths() -> None:
+    async def run() -> None:
+        async with host() as here:
+            # given a control that does not answer
+            session = await here.session()
+            here.directory.holding = True
+            clients = [here.client() for _ in range(MAX_PENDING_PATHS + 1)]
+
+            # when one address checks too often, and too many addresses check
+            for _ in range(MAX_PENDING_CHECKS + 2):
+                clients[0].check(session)
+            for client in clients[1:]:
+                client.check(session)
+
+            # then the rest is dropped, and what waited is answered later
+            assert here.dropped() == {Counter.DROPPED_QUEUE_FULL: 3}
+            here.directory.answer_all()
+            assert [client.replies() for client in clients] == (
+                [MAX_PENDING_CHECKS] + [1] * (MAX_PENDING_PATHS - 1) + [0]
+            )
+
+    asyncio.run(run())
+
+
+def test_an_authenticated_check_takes_a_path_over_from_another_session() -> None:
+    async def run() -> None:
+        async with host() as here:
+            # given a NAT port that a first client has left, and a second one has got
+            first, second, client = await here.session(), await here.session(), here.client()
+            client.check(first, nominate=True)
+            assert here.mux.by_path == {client.path: first}
+
+            # when the second one's check comes
+            client.check(second)
+
+            # then the path is its own, in every place
+            assert here.mux.by_path == {client.path: second}
+            assert here.directory.flows == {client.path: second.number}
+            assert (ice_of(first).selected, list(ice_of(first).valid)) == (None, [])
+            client.send(ALERT)
+            first.end("gone")
+            await first.ended.wait()
+            assert here.directory.flows == {client.path: second.number}
+
+    asyncio.run(run())
+
+
+def test_a_forged_check_takes_nothing_over_and_is_not_answered() -> None:
+    async def run() -> None:
+        async with host() as here:
+            first, second, client = await here.session(), await here.session(), here.client()
+            client.check(first)
+            assert client.replies() == 1
+
+            client.check(second, password="guessed")
+
+            assert client.replies() == 0
+            assert here.mux.by_path == {client.path: first}
+            assert here.dropped() == {Counter.DROPPED_BAD_INTEGRITY: 1}
+
+    asyncio.run(run())
+
+
+def test_only_what_the_guard_lets_through_reaches_dtls() -> None:
+    async def run() -> None:
+        async with host() as here:
+            session, client, stranger = await here.session(), here.client(), here.client()
+            client.check(session)
+
+            client.send(ALERT)
+            client.send(b"\x16short")
+            here.mux.by_path[stranger.path] = session  # a stale entry
+            stranger.send(HANDSHAKE)
+
+            assert here.dropped() == {
+                Counter.DROPPED_PLAINTEXT_ALERT: 1,
+                Counter.DROPPED_NOT_WEBRTC: 1,
+                Counter.DROPPED_UNVALIDATED_PATH: 1,
+            }
+            assert here.balance() == (4, 4)
+            assert session.state is State.CHECKING
+
+    asyncio.run(run())
+
+
+def test_a_flood_of_handshakes_fills_a_bounded_queue() -> None:
+    async def run() -> None:
+        async with host() as here:
+            session, client = await here.session(), here.client()
+            client.check(session)
+
+            for _ in range(MAX_PENDING_DATAGRAMS + 3):
+                client.send(HANDSHAKE)
+
+            assert here.dropped() == {Counter.DROPPED_QUEUE_FULL: 3}
+
+    asyncio.run(run())
+
+
+# ---- restart and time ----------------------------------------------------------------------------
+
+
+def test_a_restart_keeps_the_old_ufrag_routed_only_for_the_overlap() -> None:
+    async def run() -> None:
+        async with host() as here:
+            session = await here.session()
+            old, etag = session.ufrag.encode(), session.etag
+            new = make_ufrag(b"k" * 32, 0, 0)
+
+            await session.restart_ice(new, "efgh")
+            assert session.etag != etag
+            assert set(here.directory.routes) == set(here.mux.by_ufrag) == {old, new}
+
+            session.sweep(time.monotonic() + RESTART_OVERLAP_S + 1)
+            assert set(here.directory.routes) == set(here.mux.by_ufrag) == {new}
+
+    asyncio.run(run())
+
+
+def test_a_failed_restart_keeps_the_old_credentials() -> None:
+    async def run() -> None:
+        async with host() as here:
+            session, client = await here.session(), here.client()
+            before = session.ufrag, session.password, session.etag
+            here.directory.error = "the route table is full"
+
+            with pytest.raises(DirectoryError):
+                await session.restart_ice(make_ufrag(b"k" * 32, 0, 0), "efgh")
+
+            here.directory.error = ""
+            client.check(session)
+            assert (session.ufrag, session.password, session.etag) == before
+            assert client.replies() == 1
+
+    asyncio.run(run())
+
+
+def test_a_client_that_restarts_without_end_holds_at_most_two_routes() -> None:
+    async def run() -> None:
+        async with host() as here:
+            # given a client that restarts faster than the overlap ends
+            session = await here.session()
+            for _ in range(20):
+                await session.restart_ice(make_ufrag(b"k" * 32, 0, 0), "efgh")
+                session.sweep(time.monotonic())
+
+            # then only the ufrags whose credentials are good have a route (the table is shared)
+            assert len(here.directory.routes) <= 2
+            assert len(here.mux.by_ufrag) <= 2
+            assert session.ufrag.encode() in here.directory.routes
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize(
+    ("connected", "after_s", "reason"),
+    [
+        (False, SETUP_TIMEOUT_S - 1, ""),
+        (False, SETUP_TIMEOUT_S + 1, "no media within the setup time"),
+        (True, CONSENT_EXPIRY_S - 1, ""),
+        (True, CONSENT_EXPIRY_S + 1, "consent expired: no checks from the client"),
+    ],
+)
+def test_a_call_without_media_or_consent_ends(
+    connected: bool, after_s: float, reason: str
+) -> None:
+    async def run() -> None:
+        async with host() as here:
+            session = await here.session()
+            here.client().check(session)
+            if connected:
+                session.media_started(OPUS, OURS)
+
+            session.sweep(time.monotonic() + after_s)
+
+            assert session.end_reason == reason
+
+    asyncio.run(run())
+
+
+def test_an_idle_path_is_given_up_but_never_the_selected_one() -> None:
+    async def run() -> None:
+        async with host() as here:
+            # given two paths that were not checked for long
+            session, first, second = await here.session(), here.client(), here.client()
+            for client in (first, second):
+                client.check(session)
+                ice_of(session).valid[client.path].checked_at -= IDLE_PATH_S + 1
+
+            session.sweep(time.monotonic())
+
+            assert list(ice_of(session).valid) == [first.path] == [ice_of(session).selected]
+            assert here.directory.flows == {first.path: session.number}
+            assert here.mux.by_path == {first.path: session}
+
+    asyncio.run(run())
+
+
+# ---- the agent -----------------------------------------------------------------------------------
+
+
+def test_an_echo_comes_back_to_the_client(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def echo(session: Session) -> None:
+        async for packet in session.packets():
+            session.send(packet)
+
+    async def run() -> None:
+        async with host() as here:
+            _, client = await talking(here, monkeypatch, echo)
+            client.received()
+            for number in (7, 8, 10):
+                client.send(voice(number))
+
+            found: list[bytes] = []
+
+            def all_are_back() -> bool:
+                found.extend(data for data in client.received() if data[0] == 0x80)
+                return len(found) == 3
+
+            await until(all_are_back)
+            packets = [parse_rtp(data) for data in found]
+            assert [packet.payload for packet in packets] == [b"opus7", b"opus8", b"opus10"]
+            assert {packet.ssrc for packet in packets} == {OURS}
+            assert (packets[2].sequence - packets[0].sequence) & 0xFFFF == 3
+
+    asyncio.run(run())
+
+
+def test_media_that_overtakes_its_keys_waits_for_them_in_bounded_number(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    heard: list[int] = []
+
+    async def hear(session: Session) -> None:
+        async for packet in session.packets():
+            heard.append(packet.sequence)
+
+    async def run() -> None:
+        async with host() as here:
+            # given media while DTLS is still at work, one packet of it junk
+            session, client = await here.session(hear), here.client()
+            client.check(session)
+            client.send(b"\x9f" + voice(1)[1:])
+            for number in range(MAX_EARLY_PACKETS + 3):
+                client.send(voice(number))
+            assert here.dropped() == {Counter.DROPPED_QUEUE_FULL: 4}
+
+            # when the keys are there
+            decrypt(monkeypatch)
+            session.media_started(OPUS, OURS)
+
+            # then what waited is heard in order, and every packet is counted once
+            await until(lambda: len(heard) == MAX_EARLY_PACKETS - 1)
+            assert heard == list(range(MAX_EARLY_PACKETS - 1))
+            assert here.dropped() == {Counter.DROPPED_QUEUE_FULL: 4, Counter.DROPPED_SRTP: 1}
+            assert here.balance() == (MAX_EARLY_PACKETS + 5,) * 2
+
+    asyncio.run(run())
+
+
+def test_a_slow_agent_loses_the_oldest_packets_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    heard: list[AudioPacket] = []
+
+    async def run() -> None:
+        awake = asyncio.Event()
+
+        async def slow(session: Session) -> None:
+            await awake.wait()
+            async for packet in session.packets():
+                heard.append(packet)
+
+        async with host() as here:
+            session, client = await talking(here, monkeypatch, slow)
+            for number in range(MAX_UNREAD_PACKETS + 10):
+                client.send(voice(number))
+
+            awake.set()
+            await until(lambda: len(heard) == MAX_UNREAD_PACKETS)
+
+            assert [packet.sequence for packet in heard] == list(range(10, 10 + MAX_UNREAD_PACKETS))
+            assert session.describe()["packets_unread"] == 10
+
+    asyncio.run(run())
+
+
+def test_the_call_ends_with_its_agent_whatever_way_it_goes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def finish(session: Session) -> None: ...
+
+    async def fail(session: Session) -> None:
+        raise RuntimeError("a mistake of the user")
+
+    async def close(session: Session) -> None:
+        session.close()
+        await listen(session)
+
+    async def run() -> None:
+        async with host() as here:
+            reasons = []
+            for agent in (finish, fail, close):
+                session, _ = await talking(here, monkeypatch, agent)
+                async with asyncio.timeout(WAIT_S):
+                    await session.ended.wait()
+                reasons.append(session.end_reason)
+
+            said = ["the agent has finished", "the agent failed", "closed by the agent"]
+            assert reasons == said
+            assert not here.directory.routes
+            assert not here.directory.flows
+            assert not here.mux.by_ufrag
+            assert not here.mux.by_path
+
+    asyncio.run(run())
+
+
+def test_junk_media_is_dropped_and_the_call_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def run() -> None:
+        async with host() as here:
+            session, client = await talking(here, monkeypatch, listen)
+
+            client.send(b"\x9f" + voice(1)[1:])  # CSRCs that are not there
+            client.send(b"\x80\xc9\x00\x63" + bytes(20))  # RTCP longer than its datagram
+            client.send(build_report(THEIRS, "c", None, []))
+            client.send(voice(2))
+
+            assert here.dropped() == {Counter.DROPPED_SRTP: 2}
+            assert (session.state, session.packets_in) == (State.CONNECTED, 1)
+            assert here.balance() == (5, 5)
+
+    asyncio.run(run())
+
+
+def test_what_is_told_of_a_session_has_no_address_and_no_key() -> None:
+    async def run() -> None:
+        async with host() as here:
+            session, client = await here.session(), here.client()
+            client.check(session, nominate=True)
+
+            told = json.dumps(session.describe())
+
+            assert session.describe()["ice"] == "completed"
+            for secret in (session.ufrag, session.password, session.etag, "127.0.0.1"):
+                assert secret not in told
+
+    asyncio.run(run())
+
+
+# ---- life ----------------------------------------------------------------------------------------
+
+
+def test_a_session_only_goes_forward() -> None:
+    order = list(State)
+
+    assert all(order.index(after) > order.index(s) for s in State for after in FOLLOWING[s])
+    assert all(State.CLOSED in FOLLOWING[state] for state in order[:-1])
+
+
+def test_a_session_ends_once_and_says_the_first_reason() -> None:
+    async def run() -> None:
+        async with host() as here:
+            session, client = await here.session(), here.client()
+            client.check(session)
+
+            session.end("first")
+            session.end("second")
+            client.check(session)
+            await session.ended.wait()
+
+            assert session.end_reason == "first"
+            assert session.state is State.CLOSED
+            assert (here.directory.routes, here.directory.flows) == ({}, {})
+
+    asyncio.run(run())
+
+
+def test_a_flow_that_is_written_after_the_end_is_given_back() -> None:
+    async def run() -> None:
+        async with host() as here:
+            session, client = await here.session(), here.client()
+            here.directory.holding = True
+            client.check(session)
+
+            session.end("gone")
+            await session.ended.wait()
+            here.directory.answer_all()
+
+            assert (here.directory.flows, here.mux.by_path, client.replies()) == ({}, {}, 0)
+
+    asyncio.run(run())
+
+
+def test_an_offer_that_cannot_be_answered_leaves_no_route() -> None:
+    async def run() -> None:
+        async with host() as here:
+            offer = check_offer(CHROMIUM.replace("a=rtcp-mux\r\n", ""))
+            session = LiveSession("id", 1, listen, here.mux, here.directory, here.candidates)
+
+            with pytest.raises(NotAcceptable):
+                await session.open(offer, make_ufrag(b"k" * 32, 0, 0))
+
+            assert (here.directory.routes, here.mux.by_ufrag) == ({}, {})
+
+    asyncio.run(run())
+
+
+def test_a_session_that_is_ended_while_it_is_opened_leaves_nothing_behind() -> None:
+    async def run() -> None:
+        async with host() as here:
+            # given an offer that waits for control, as a stop of the server finds it
+            here.directory.go_on.clear()
+            session = LiveSession("id", 1, listen, here.mux, here.directory, here.candidates)
+            opening = asyncio.ensure_future(
+                session.open(check_offer(CHROMIUM), make_ufrag(b"k" * 32, 0, 0))
+            )
+            await asyncio.sleep(0)
+
+            # when it is ended, and control answers
+            session.end("the server is stopping")
+            await session.ended.wait()
+            here.directory.go_on.set()
+            await asyncio.wait([opening])
+
+            # then opening has failed, and neither route nor peer connection is left
+            assert opening.exception() is not None
+            assert (here.directory.routes, here.mux.by_ufrag) == ({}, {})
+
+    asyncio.run(run())
