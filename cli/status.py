@@ -76,8 +76,7 @@ def render(status: dict[str, Any]) -> str:
     lines = [
         f"voicerelay {status['version']}  pid {status['pid']}  {status['app']}",
         f"listens on {listen}, HTTP {status['http']}",
-        f"plane: {status['plane']}"
-        + (f" ({status['portable_because']})" if status["portable_because"] else ""),
+        f"plane: {status.get('plane')} {status.get('portable_because') or ''}".rstrip(),
         "  ".join(f"{status[what]} {what}" for what in ("sessions", "routes", "flows", "sockets")),
         "",
         f"{'process':<16}{'pid':>8}{'up':>10}{'beat':>9}  work",
@@ -96,7 +95,7 @@ def render(status: dict[str, Any]) -> str:
 def _sockets_of(described: dict[str, Any]) -> int:
     """Public UDP sockets: one for each relay (steered: and transceiver) and listen address."""
     owners: int = described["relays"]
-    if described["plane"] == "steering":
+    if described.get("plane") == "steering":
         owners += described["transceivers"]
     return owners * len(described["listen"])
 

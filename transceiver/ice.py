@@ -47,12 +47,16 @@ class ValidPath:
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """An authenticated Binding request. `reply` must not leave before `IceAgent.accept`."""
+    """An authenticated Binding request. `reply` must not leave before `IceAgent.accept`.
+
+    `round`: 0 for the first credentials, one more with each ICE restart.
+    """
 
     path: bytes
     reply: bytes
     nominate: bool
     known_path: bool
+    round: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +75,8 @@ class IceAgent:
     selected: bytes | None = None
     consent_at: float = 0.0
     valid: OrderedDict[bytes, ValidPath] = field(default_factory=OrderedDict)
+    _round: int = 0
+    _selected_round: int = 0
     _previous: Credentials | None = None
     _previous_until: float = 0.0
     _transactions: OrderedDict[bytes, bytes] = field(default_factory=OrderedDict)
@@ -110,6 +116,9 @@ class IceAgent:
         entry.checked_at = now
         if self.selected is None:
             self.selected = check.path  # lets DTLS begin before nomination (RFC 8445 §12.2)
+        elif check.nominate and check.round > self._selected_round:
+            # The client leaves the old round with this nomination (RFC 8445 §9).
+            self.selected, self._selected_round = check.path, check.round
         elif check.nominate and check.path != self.selected and self._may_leave_selected(now):
             self.selected = check.path
         if check.nominate:
@@ -140,6 +149,7 @@ class IceAgent:
         """New credentials (RFC 8445 §9); the call stays on its path until a new check moves it."""
         self._previous, self._previous_until = self.credentials, now + RESTART_OVERLAP_S
         self.credentials = credentials
+        self._round += 1
 
     def overlapping(self, now: float) -> bool:
         """Whether the credentials before the last restart are still good."""
@@ -194,7 +204,8 @@ class IceAgent:
             [(stun.XOR_MAPPED_ADDRESS, mapped)],
             credentials.password,
         )
-        return Check(path, reply, message.use_candidate, path in self.valid)
+        of_round = self._round if credentials is self.credentials else self._round - 1
+        return Check(path, reply, message.use_candidate, path in self.valid, of_round)
 
     def _may_leave_selected(self, now: float) -> bool:
         """A nomination moves the call at once before media flows, later only off a silent path."""

@@ -86,7 +86,7 @@ def test_a_relative_module_name_is_refused() -> None:
 
 @pytest.mark.parametrize("attribute", ["missing", "number", "holder", "holder.none", "app:app"])
 def test_an_attribute_that_is_no_app_is_refused(attribute: str) -> None:
-    with pytest.raises(AppError, match="is not a voicerelay.App"):
+    with pytest.raises(AppError, match=r"is not a voicerelay\.App"):
         load_app(f"good_agent:{attribute}")
 
 

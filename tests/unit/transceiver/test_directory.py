@@ -87,9 +87,10 @@ class Control:
             with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as public:
                 assert self.channel is not None
                 self.channel.send(WELCOME, [public.fileno()])
-        elif isinstance(message, protocol.RegisterRoute | protocol.CommitFlow):
-            if self.answer is not None:
-                self.tell(protocol.Done(message.request, self.answer))
+        if self.answer is None:
+            return
+        if isinstance(message, protocol.RegisterRoute | protocol.CommitFlow):
+            self.tell(protocol.Done(message.request, self.answer))
 
 
 class Host:
@@ -250,6 +251,34 @@ def test_a_route_that_is_granted_too_late_is_given_back(monkeypatch: pytest.Monk
 
             # then it is told to forget it, else the record is lost for ever
             assert here.control.of(protocol.UnregisterRoute) == [protocol.UnregisterRoute(ufrag(1))]
+
+    asyncio.run(run())
+
+
+def test_a_flow_that_was_asked_for_again_is_not_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A client repeats its check while control stands still: the late grant of the first is the second's."""
+    monkeypatch.setattr(module, "REQUEST_TIMEOUT_S", 0.02)
+
+    async def run() -> None:
+        async with host() as here:
+            # given a commit that was given up, and the same one asked for again
+            here.control.answer = None
+            assert await here.commit(1, 9) == CONTROL_GONE
+            monkeypatch.setattr(module, "REQUEST_TIMEOUT_S", WAIT_S)
+            here.directory.commit(path(1), 9, here.errors.append)
+            await until(lambda: len(here.control.of(protocol.CommitFlow)) == 2)
+
+            # when control goes on, and answers both in order
+            for request in here.control.of(protocol.CommitFlow):
+                assert isinstance(request, protocol.CommitFlow)
+                here.control.tell(protocol.Done(request.request, ""))
+            await until(lambda: len(here.errors) == 2)
+            here.control.answer = ""
+            assert await here.commit(2, 9) == ""  # a round trip: what was sent has arrived
+
+            # then the flow stands in the table, as we believe it does
+            assert path(1) in here.directory.flows
+            assert here.control.of(protocol.ReleaseFlow) == []
 
     asyncio.run(run())
 

@@ -249,9 +249,7 @@ class AnyHistory(RuleBasedStateMachine):
         if self.previous is None:
             return
         credentials, until = self.previous
-        found = self.ice.receive(
-            request(credentials, next(self.numbers), nominate), path, self.now
-        )
+        found = self.ice.receive(request(credentials, next(self.numbers), nominate), path, self.now)
 
         assert isinstance(found, Check if self.now < until else Drop)
 

@@ -80,9 +80,7 @@ class Host:
         return self.block.get(counter)
 
     def dropped(self) -> dict[TransceiverCounter, int]:
-        return {
-            c: self.get(c) for c in TransceiverCounter if c.name[:4] == "DROP" and self.get(c)
-        }
+        return {c: self.get(c) for c in TransceiverCounter if c.name[:4] == "DROP" and self.get(c)}
 
     async def frames(self, count: int) -> None:
         await until(lambda: self.get(TransceiverCounter.FRAMES_RECEIVED) >= count)

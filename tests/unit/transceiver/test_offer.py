@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 from voicerelay.transceiver.offer import Offer, OfferError, check_offer
 
 FINGERPRINT = ":".join(f"{byte:02X}" for byte in range(0xA0, 0xC0))
-CHROMIUM = "\r\n".join(
-    f"""v=0
+CHROMIUM = f"""v=0
 o=- 4611731400430051336 2 IN IP4 127.0.0.1
 s=-
 t=0 0
@@ -58,11 +57,8 @@ a=setup:actpass
 a=mid:1
 a=sctp-port:5000
 a=max-message-size:262144
-""".splitlines()
-    + [""]
-)
-FIREFOX = "\r\n".join(
-    f"""v=0
+""".replace("\n", "\r\n")
+FIREFOX = f"""v=0
 o=mozilla...THIS_IS_SDPARTA-99.0 5163892216143827913 0 IN IP4 0.0.0.0
 s=-
 t=0 0
@@ -91,9 +87,7 @@ a=rtpmap:8 PCMA/8000
 a=rtpmap:101 telephone-event/8000/1
 a=setup:actpass
 a=ssrc:1718206513 cname:{{b0a5b6d2-5a1e-4e0a-9d53-1b7d2f6a3c44}}
-""".splitlines()
-    + [""]
-)
+""".replace("\n", "\r\n")
 LOCAL_CANDIDATES = (
     "a=candidate:1467250027 1 udp 2122260223 6fb0e1ac-f1a6-4e5e-9c4a-3d5d1b7e1f0a.local 46154"
     " typ host generation 0 network-cost 999\r\n"

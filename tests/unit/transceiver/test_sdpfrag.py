@@ -25,8 +25,8 @@ a=candidate:2 1 udp 1694498815 198.51.100.7 50001 typ srflx raddr 0.0.0.0 rport 
 a=end-of-candidates
 """
 LINES = st.sampled_from(
-    ["a=ice-ufrag:abcd", "a=ice-ufrag:", "a=ice-pwd:" + PASSWORD, "a=ice-pwd:short", "a=mid:audio"]
-    + ["a=mid:", "a=candidate:", "a=", "m=audio", "", "=", "x", "a=candidate:1 1 udp 1 ::1 9"]
+    f"a=ice-ufrag:abcd|a=ice-ufrag:|a=ice-pwd:{PASSWORD}|a=ice-pwd:short|a=mid:audio|a=mid:|"
+    "a=candidate:|a=|m=audio||=|x|a=candidate:1 1 udp 1 ::1 9".split("|")
 )
 
 

@@ -82,7 +82,9 @@ class Sibling:
 
 
 @contextlib.asynccontextmanager
-async def front(run_dir: Path) -> AsyncIterator[tuple[TestClient[web.Request, web.Application], Siblings]]:
+async def front(
+    run_dir: Path,
+) -> AsyncIterator[tuple[TestClient[web.Request, web.Application], Siblings]]:
     """Our own HTTP, which passes everything on."""
     siblings = Siblings(run_dir, OURS)
 
@@ -133,7 +135,11 @@ def test_a_request_and_its_answer_pass_through_whole() -> None:
 
             # then method, path, body and the needed headers arrive, and the answer comes back
             method, path, data, seen = other.asked[0]
-            assert (method, path.replace("+", "%20"), data) == ("PATCH", "/whip/a%2Fb?x=1&y=%20", body)
+            assert (method, path.replace("+", "%20"), data) == (
+                "PATCH",
+                "/whip/a%2Fb?x=1&y=%20",
+                body,
+            )
             assert {name: seen[name] for name in list(headers)[:3]} == dict(
                 list(headers.items())[:3]
             )

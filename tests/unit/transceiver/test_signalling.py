@@ -2,30 +2,25 @@
 
 import asyncio
 import contextlib
-import logging
 import re
 from collections.abc import AsyncIterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 import pytest
-from aiohttp import ClientResponse, ClientSession, web
+from aiohttp import ClientResponse, web
 from aiohttp.test_utils import TestClient, TestServer
 
-from tests.support.client import Call
 from tests.unit.transceiver.test_offer import CHROMIUM, REFUSED
-from tests.unit.transceiver.test_session import WAIT_S, Host, ice_of, listen
+from tests.unit.transceiver.test_session import WAIT_S, Host, listen
 from tests.unit.transceiver.test_session import host as session_host
-from voicerelay.echo import echo
-from voicerelay.shm.counters import COUNTERS_BYTES, MAX_TRANSCEIVERS, Counters, TransceiverCounter
+from voicerelay.shm.counters import COUNTERS_BYTES, Counters, TransceiverCounter
 from voicerelay.shm.rundir import http_socket
 from voicerelay.transceiver import signalling as module
 from voicerelay.transceiver.agent import Agent
 from voicerelay.transceiver.directory import CONTROL_GONE
 from voicerelay.transceiver.offer import MAX_OFFER_BYTES
-from voicerelay.transceiver.registry import Registry, session_id
-from voicerelay.transceiver.sdpfrag import MAX_FRAGMENT_BYTES, parse_fragment
+from voicerelay.transceiver.registry import Registry
 from voicerelay.transceiver.siblings import Siblings
 from voicerelay.transceiver.signalling import SDP, SDP_FRAGMENT, Signalling
 
@@ -225,248 +220,3 @@ def test_the_other_resources_are_there_and_405_names_what_is_allowed() -> None:
             assert "POST" in wrong.headers["Allow"]
 
     asyncio.run(run())
-
-
-# ---- sessions ------------------------------------------------------------------------------------
-
-
-def test_delete_ends_a_session_once() -> None:
-    async def run() -> None:
-        async with server() as here:
-            location = (await here.offer()).headers["Location"]
-
-            statuses = [(await here.client.delete(location)).status for _ in range(2)]
-
-            assert statuses == [200, 404]
-            assert (here.registry.sessions, here.here.directory.routes) == (0, {})
-
-    asyncio.run(run())
-
-
-@pytest.mark.parametrize(
-    "public_id", ["unknown", "x" * 200, session_id(0, OURS), session_id(0, NOBODYS), "%00", "%ff"]
-)
-def test_an_unknown_session_is_not_found(public_id: str) -> None:
-    async def run() -> None:
-        async with server() as here:
-            found = [
-                (await here.client.delete(f"/whip/{public_id}")).status,
-                (await here.patch(f"/whip/{public_id}", TRICKLE, If_Match='"x"')).status,
-                (await here.client.get(f"/sessions/{public_id}")).status,
-            ]
-            assert found == [404] * 3
-
-    asyncio.run(run())
-
-
-def test_guessed_ids_are_not_remembered_for_slots_that_cannot_exist() -> None:
-    async def run() -> None:
-        async with server() as here:
-            for slot in range(0, 0xFFFF, 101):
-                assert (await here.client.get(f"/sessions/{session_id(0, slot)}")).status == 404
-
-            assert len(here.siblings._clients) <= MAX_TRANSCEIVERS
-
-    asyncio.run(run())
-
-
-PATCHES: dict[str, tuple[str, dict[str, str], tuple[int, str]]] = {
-    "no If-Match": (TRICKLE, {}, (428, "precondition_required")),
-    "old ETag": (TRICKLE, {"If_Match": '"old"'}, (412, "precondition_failed")),
-    "not a fragment": ("x", {"If_Match": '"old"'}, (400, "malformed_sdpfrag")),
-    "bad ufrag": ("a=ice-ufrag:x\r\n", {"If_Match": "*"}, (400, "malformed_sdpfrag")),
-    "restart without": (TRICKLE, {"If_Match": "*"}, (400, "no_ice_credentials")),
-    "too long": ("a=x\r\n" * MAX_FRAGMENT_BYTES, {"If_Match": "*"}, (413, "")),
-    "a bit too long": ("a=x\r\n" * (MAX_FRAGMENT_BYTES // 4), {"If_Match": "*"}, (413, "")),
-    "another type": (TRICKLE, {"If_Match": "*", "Content_Type": SDP}, (415, "content_type")),
-}
-
-
-@pytest.mark.parametrize(("body", "headers", "expected"), PATCHES.values(), ids=PATCHES)
-def test_a_bad_patch_has_the_contracts_status_and_changes_nothing(
-    body: str, headers: dict[str, str], expected: tuple[int, str]
-) -> None:
-    async def run() -> None:
-        async with server() as here:
-            location = (await here.offer()).headers["Location"]
-            routes = dict(here.here.directory.routes)
-
-            status, code = await code_of(await here.patch(location, body, **headers))
-
-            assert status == expected[0]
-            assert expected[1] in code
-            assert here.here.directory.routes == routes
-
-    asyncio.run(run())
-
-
-def test_trickle_is_accepted_and_ignored() -> None:
-    async def run() -> None:
-        async with server() as here:
-            created = await here.offer()
-
-            for body in (TRICKLE, "a=end-of-candidates\r\n", ""):
-                found = await here.patch(
-                    created.headers["Location"], body, If_Match=created.headers["ETag"]
-                )
-                assert (found.status, await found.read()) == (204, b"")
-
-    asyncio.run(run())
-
-
-@pytest.mark.parametrize("star", ["*", '"*"'])
-def test_a_restart_gives_new_credentials_and_a_new_etag(star: str) -> None:
-    async def run() -> None:
-        async with server() as here:
-            # given a session
-            created = await here.offer()
-            location, old = created.headers["Location"], created.headers["ETag"]
-            session = here.registry.get(location.rpartition("/")[2])
-            assert session is not None
-            before = session.ufrag
-
-            # when the client restarts ICE
-            response = await here.patch(location, RESTART, If_Match=star)
-
-            # then the answer carries what the session now uses
-            fragment = parse_fragment(await response.text())
-            assert (response.status, response.content_type) == (200, SDP_FRAGMENT)
-            assert (fragment.ufrag, fragment.password) == (session.ufrag, session.password)
-            assert fragment.ufrag != before
-            assert fragment.candidates == 1
-            assert ice_of(session).credentials.remote_ufrag == b"efgh"
-
-            # and only the new ETag is good
-            new = response.headers["ETag"]
-            tags = [(await here.patch(location, TRICKLE, If_Match=tag)).status for tag in (old, new)]
-            assert tags == [412, 204]
-
-    asyncio.run(run())
-
-
-def test_a_restart_without_control_fails_and_keeps_the_session() -> None:
-    async def run() -> None:
-        async with server() as here:
-            created = await here.offer()
-            location, etag = created.headers["Location"], created.headers["ETag"]
-            here.here.directory.error = CONTROL_GONE
-
-            response = await here.patch(location, RESTART, If_Match="*")
-
-            assert await code_of(response) == (503, "no_route")
-            assert (await here.patch(location, TRICKLE, If_Match=etag)).status == 204
-
-    asyncio.run(run())
-
-
-# ---- siblings ------------------------------------------------------------------------------------
-
-
-@contextlib.asynccontextmanager
-async def two(most: int = 4) -> AsyncIterator[tuple[Server, Server]]:
-    """Two transceivers of one host."""
-    counters = Counters(memoryview(bytearray(COUNTERS_BYTES)))
-    with TemporaryDirectory() as folder:
-        async with (
-            server(counters, Path(folder), OURS, most) as ours,
-            server(counters, Path(folder), THEIRS) as theirs,
-        ):
-            yield ours, theirs
-
-
-def test_requests_for_a_siblings_session_reach_it() -> None:
-    async def run() -> None:
-        async with two() as (ours, theirs):
-            # given a session of the other one
-            created = await theirs.offer()
-            location, etag = created.headers["Location"], created.headers["ETag"]
-            public_id = location.rpartition("/")[2]
-
-            # when all its requests land here
-            told: dict[str, Any] = await (await ours.client.get(f"/sessions/{public_id}")).json()
-            trickled = await ours.patch(location, TRICKLE, If_Match=etag)
-            restarted = await ours.patch(location, RESTART, If_Match="*")
-            deleted = await ours.client.delete(location)
-
-            # then they are answered as if they had landed there
-            assert (told["session"], told["transceiver"]) == (public_id, THEIRS)
-            assert (trickled.status, restarted.status, deleted.status) == (204, 200, 200)
-            assert restarted.headers["ETag"] != etag
-            assert theirs.registry.sessions == 0
-            assert (await ours.client.delete(location)).status == 404
-
-    asyncio.run(run())
-
-
-def test_a_full_transceiver_hands_an_offer_to_one_with_room() -> None:
-    async def run() -> None:
-        async with two(most=0) as (ours, theirs):
-            response = await ours.offer()
-
-            assert response.status == 201
-            assert (ours.registry.sessions, theirs.registry.sessions) == (0, 1)
-
-    asyncio.run(run())
-
-
-def test_calls_are_spread_until_none_has_two_more_than_another() -> None:
-    async def run() -> None:
-        async with two() as (ours, theirs):
-            for _ in range(6):
-                assert (await ours.offer()).status == 201
-
-            assert abs(ours.registry.sessions - theirs.registry.sessions) <= 2
-            assert ours.registry.sessions + theirs.registry.sessions == 6
-
-    asyncio.run(run())
-
-
-def test_when_no_sibling_can_the_offer_is_answered_here() -> None:
-    async def run() -> None:
-        async with two() as (ours, theirs):
-            # given a sibling without control, which looks empty
-            theirs.here.directory.error = CONTROL_GONE
-
-            statuses = [(await ours.offer()).status for _ in range(4)]
-
-            assert statuses == [201] * 4
-            assert ours.registry.sessions == 4
-            assert (await ours.offer()).status == 503
-
-    asyncio.run(run())
-
-
-# ---- a whole call --------------------------------------------------------------------------------
-
-
-def test_a_stock_client_calls_hears_its_echo_and_hangs_up(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    async def run() -> None:
-        async with server(agent=echo) as here, ClientSession() as http:
-            # given a stock WebRTC client that has called
-            call = Call(str(here.client.make_url("")).rstrip("/"))
-            await call.connect(http)
-
-            # when it talks until it has heard ten packets
-            async with asyncio.timeout(WAIT_S):
-                while len(call.received) < 10:
-                    await call.talk(0.1)
-
-            # then it hears itself, in order, and the figures agree
-            numbers = call.numbers()
-            assert numbers == sorted(set(numbers))
-            public_id = call.resource.rpartition("/")[2]
-            told = await (await here.client.get(f"/sessions/{public_id}")).json()
-            assert (told["state"], told["ice"], told["dtls"]) == (
-                "connected",
-                "completed",
-                "connected",
-            )
-            assert await call.hang_up(http) == 200
-            await call.close()
-            received, accounted = here.here.balance()
-            assert received == accounted
-
-    with caplog.at_level(logging.WARNING):
-        asyncio.run(run())

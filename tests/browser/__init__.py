@@ -1,1 +1,0 @@
-"""Calls made by real browsers; slow, and skipped where a browser is missing."""

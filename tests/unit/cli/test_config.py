@@ -1,0 +1,148 @@
+"""The configuration: every number has its range, and every refusal names the option."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from voicerelay.cli import config as module
+from voicerelay.cli.config import (
+    DEFAULT_HTTP,
+    MAX_RUN_DIR_BYTES,
+    Config,
+    default_run_dir,
+    default_transceivers,
+    parse_http,
+    run_base,
+)
+from voicerelay.cli.errors import UserError
+from voicerelay.shm.counters import MAX_RELAYS, MAX_TRANSCEIVERS
+from voicerelay.shm.region import MAX_CAPACITY, MIN_CAPACITY
+
+GOOD = Config(
+    app="voicerelay.echo:app",
+    port=3478,
+    listen=(),
+    public_ip=(),
+    http_host="127.0.0.1",
+    http_port=8080,
+    relays=2,
+    transceivers=2,
+    max_sessions=200,
+    capacity=1000,
+    run_dir=Path("/run/voicerelay/3478"),
+    log_level="info",
+)
+
+
+@pytest.mark.parametrize(
+    ("option", "low", "high"),
+    [
+        ("port", 1, 65535),
+        ("relays", 1, MAX_RELAYS),
+        ("transceivers", 1, MAX_TRANSCEIVERS),
+        ("max_sessions", 1, MAX_CAPACITY),
+        ("capacity", MIN_CAPACITY, MAX_CAPACITY),
+    ],
+)
+def test_a_number_is_taken_within_its_range_only(option: str, low: int, high: int) -> None:
+    def with_value(value: int) -> Config:
+        changes: dict[str, Any] = {option: value}
+        return replace(GOOD, **changes)
+
+    for value in (low, high):
+        assert getattr(with_value(value), option) == value
+
+    for value in (low - 1, high + 1, -1):
+        with pytest.raises(UserError) as refused:
+            with_value(value)
+        assert f"--{option.replace('_', '-')}" in refused.value.message
+        assert f"{low} to {high}" in refused.value.message
+
+
+def test_a_run_directory_leaves_room_for_the_names_of_sockets() -> None:
+    longest = Path("/" + "x" * (MAX_RUN_DIR_BYTES - 1))
+
+    assert replace(GOOD, run_dir=longest).run_dir == longest
+    with pytest.raises(UserError, match="--run-dir"):
+        replace(GOOD, run_dir=Path(f"{longest}x"))
+
+
+def test_a_run_directory_is_measured_in_bytes() -> None:
+    with pytest.raises(UserError, match="--run-dir"):
+        replace(GOOD, run_dir=Path("/" + "ä" * (MAX_RUN_DIR_BYTES // 2)))
+
+
+@pytest.mark.parametrize(
+    ("text", "host", "port"),
+    [
+        (DEFAULT_HTTP, "127.0.0.1", 8080),
+        ("localhost:1", "localhost", 1),
+        ("0.0.0.0:65535", "0.0.0.0", 65535),
+        ("[::1]:8080", "::1", 8080),
+        ("[::ffff:192.0.2.1]:80", "::ffff:192.0.2.1", 80),
+    ],
+)
+def test_an_http_address_is_read(text: str, host: str, port: int) -> None:
+    assert parse_http(text) == (host, port)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", "8080", ":8080", "localhost", "localhost:", "localhost:0", "localhost:65536"),
+        *("localhost:http", "localhost:-1", "::1:8080", "[::1]", "[]:80", "http://localhost:80"),
+        *("localhost:8080/", "localhost:80 80", "localhost:+80", "localhost:080808"),
+    ],
+)
+def test_a_malformed_http_address_is_refused(text: str) -> None:
+    with pytest.raises(UserError, match="--http"):
+        parse_http(text)
+
+
+@settings(deadline=None)
+@given(st.text(max_size=30))
+def test_any_text_is_an_http_address_or_a_user_error(text: str) -> None:
+    try:
+        host, port = parse_http(text)
+    except UserError:
+        return
+
+    assert host
+    assert 1 <= port <= 65535
+
+
+@pytest.mark.parametrize(
+    ("cores", "transceivers"), [(None, 1), (1, 1), (8, 8), (1000, MAX_TRANSCEIVERS)]
+)
+def test_there_is_a_transceiver_for_each_core(
+    monkeypatch: pytest.MonkeyPatch, cores: int | None, transceivers: int
+) -> None:
+    monkeypatch.setattr("os.cpu_count", lambda: cores)
+
+    assert default_transceivers() == transceivers
+
+
+@pytest.mark.parametrize(
+    ("uid", "runtime", "base"),
+    [
+        (0, "/run/user/0", "/run/voicerelay"),
+        (1000, "/run/user/1000", "/run/user/1000/voicerelay"),
+        (1000, "", "/tmp/voicerelay-1000"),
+    ],
+)
+def test_a_run_directory_belongs_to_user_and_port(
+    monkeypatch: pytest.MonkeyPatch, uid: int, runtime: str, base: str
+) -> None:
+    monkeypatch.setattr("os.geteuid", lambda: uid)
+    monkeypatch.setenv("XDG_RUNTIME_DIR", runtime)
+
+    assert run_base() == Path(base)
+    assert default_run_dir(3478) == Path(base) / "3478"
+
+
+def test_the_default_run_directory_is_short_enough() -> None:
+    assert len(str(default_run_dir(65535))) <= module.MAX_RUN_DIR_BYTES
