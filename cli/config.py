@@ -14,6 +14,8 @@ DEFAULT_PORT = 3478
 DEFAULT_HTTP = "127.0.0.1:8080"
 DEFAULT_RELAYS = 2
 STEERING = ("off", "auto", "on")
+DEFAULT_COALESCE_US = 200
+MAX_COALESCE_US = 5000  # a quarter of a voice frame
 DEFAULT_MAX_SESSIONS = 200  # a transceiver; about what one core carries
 MAX_RUN_DIR_BYTES = 80  # a Unix socket's path has at most 107
 _HTTP = re.compile(r"(?:\[(?P<v6>[0-9a-fA-F:.]+)\]|(?P<host>[^:\[\]]+)):(?P<port>[0-9]{1,5})")
@@ -36,12 +38,14 @@ class Config:
     run_dir: Path
     log_level: str
     steering: str = "off"
+    coalesce_us: int = DEFAULT_COALESCE_US
 
     def __post_init__(self) -> None:
         _between("--port", self.port, 1, 65535)
         _between("--relays", self.relays, 1, MAX_RELAYS)
         _between("--transceivers", self.transceivers, 1, MAX_TRANSCEIVERS)
         _between("--max-sessions", self.max_sessions, 1, MAX_CAPACITY)
+        _between("--coalesce-us", self.coalesce_us, 0, MAX_COALESCE_US)
         _between("--capacity", self.capacity, MIN_CAPACITY, MAX_CAPACITY)
         if len(str(self.run_dir.absolute()).encode()) > MAX_RUN_DIR_BYTES:
             raise UserError(f"--run-dir: the path has more than {MAX_RUN_DIR_BYTES} bytes")
@@ -81,6 +85,7 @@ def _between(option: str, value: int, low: int, high: int) -> None:
 __all__ = [
     "DEFAULT_APP",
     "DEFAULT_CAPACITY",
+    "DEFAULT_COALESCE_US",
     "DEFAULT_HTTP",
     "DEFAULT_MAX_SESSIONS",
     "DEFAULT_PORT",

@@ -12,6 +12,7 @@ from voicerelay import __version__
 from voicerelay.cli.config import (
     DEFAULT_APP,
     DEFAULT_CAPACITY,
+    DEFAULT_COALESCE_US,
     DEFAULT_HTTP,
     DEFAULT_MAX_SESSIONS,
     DEFAULT_PORT,
@@ -22,6 +23,7 @@ from voicerelay.cli.config import (
     default_transceivers,
     parse_http,
 )
+from voicerelay.cli.network import host_port
 from voicerelay.cli.status import find_run_dir, read_status, render
 
 LOG_LEVELS = ("debug", "info", "warning", "error")
@@ -105,6 +107,14 @@ def main() -> None:
     help="Let the kernel hand packets of established calls to their transceiver (needs CAP_BPF).",
 )
 @click.option(
+    "--coalesce-us",
+    type=int,
+    default=DEFAULT_COALESCE_US,
+    show_default=True,
+    envvar="VOICERELAY_COALESCE_US",
+    help="Microseconds a busy relay waits for more packets; a lone packet never waits.",
+)
+@click.option(
     "--run-dir",
     type=click.Path(path_type=Path, file_okay=False),
     envvar="VOICERELAY_RUN_DIR",
@@ -166,11 +176,10 @@ def status(port: int | None, run_dir: Path | None, as_json: bool) -> None:
 
 def banner(config: Config, hosts: list[str], steered: bool) -> str:
     """What a person sees once everything is up."""
-    host = f"[{config.http_host}]" if ":" in config.http_host else config.http_host
-    shown = "localhost" if config.http_host in ("127.0.0.1", "::1") else host
+    shown = "localhost" if config.http_host in ("127.0.0.1", "::1") else config.http_host
     return "\n".join(
         [
-            f"voicerelay is ready: open http://{shown}:{config.http_port}/ and press Call",
+            f"voicerelay is ready: open http://{host_port(shown, config.http_port)}/ and press Call",
             f"  media   UDP port {config.port} on {', '.join(hosts)}",
             f"  plane   {'kernel steering' if steered else 'portable'}",
             f"  agent   {config.app}",

@@ -23,11 +23,7 @@ def primary_address() -> str:
         with suppress(OSError), socket.socket(family, socket.SOCK_DGRAM) as sock:
             sock.connect((probe, 9))  # a UDP connect sends nothing, it only asks the routes
             return str(sock.getsockname()[0])
-    for addresses in psutil.net_if_addrs().values():
-        for entry in addresses:
-            if entry.family == socket.AF_INET and not entry.address.startswith("127."):
-                return entry.address
-    return "127.0.0.1"
+    return next(iter(_host_addresses(4) + _host_addresses(6)), "127.0.0.1")
 
 
 def expand(listen: list[str]) -> list[str]:
@@ -78,6 +74,11 @@ def join_public_sockets(hosts: list[str], port: int, processes: int) -> list[lis
         raise UserError(_explain(exc, hosts[0], port, "UDP", "--port")) from None
 
 
+def host_port(host: str, port: int) -> str:
+    """As in a URL: IPv6 addresses stand in brackets."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
 def check_http(host: str, port: int) -> None:
     """Raises UserError when the HTTP address cannot be bound."""
     _probe(host, port, socket.SOCK_STREAM, "HTTP", "--http")
@@ -123,7 +124,12 @@ def _probe(host: str, port: int, kind: socket.SocketKind, name: str, option: str
                     sock.listen(1)
             return
         except OSError as exc:
-            if exc.errno != errno.EADDRINUSE or time.monotonic() > deadline:
+            # In use: by an instance that is just ending. Not available: an IPv6 address whose
+            # duplicate address detection is under way, as at boot.
+            again = exc.errno == errno.EADDRINUSE or (
+                exc.errno == errno.EADDRNOTAVAIL and host in _host_addresses(6)
+            )
+            if not again or time.monotonic() > deadline:
                 raise UserError(_explain(exc, host, port, name, option)) from None
         time.sleep(0.05)
 
@@ -146,7 +152,7 @@ def _bind_udp(host: str, port: int) -> socket.socket:
 
 
 def _explain(exc: OSError, host: str, port: int, name: str, option: str) -> str:
-    where = f"{name} {host}:{port}" if ":" not in host else f"{name} [{host}]:{port}"
+    where = f"{name} {host_port(host, port)}"
     match exc.errno:
         case errno.EADDRINUSE:
             return f"{where} is in use; stop what uses it (ss -lpn) or choose another {option}"

@@ -11,6 +11,7 @@ from typing import Any
 from voicerelay import __version__
 from voicerelay.cli.config import default_run_dir, run_base
 from voicerelay.cli.errors import NotRunning, UserError
+from voicerelay.cli.network import host_port
 from voicerelay.shm import rundir
 from voicerelay.shm.counters import Block, ControlCounter, RelayCounter, TransceiverCounter
 from voicerelay.shm.region import Region, RegionMismatch
@@ -72,7 +73,7 @@ def read_status(run_dir: Path) -> dict[str, Any]:
 
 def render(status: dict[str, Any]) -> str:
     """The same for a person."""
-    listen = " ".join(f"{host}:{status['port']}/udp" for host in status["listen"])
+    listen = " ".join(f"{host_port(host, status['port'])}/udp" for host in status["listen"])
     lines = [
         f"voicerelay {status['version']}  pid {status['pid']}  {status['app']}",
         f"listens on {listen}, HTTP {status['http']}",

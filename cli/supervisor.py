@@ -256,6 +256,7 @@ class Supervisor:
                 RelaySettings(
                     run_dir=str(config.run_dir),
                     index=index,
+                    coalesce_us=config.coalesce_us,
                     lifeline=lifeline,
                     parent=os.getpid(),
                     log_level=config.log_level,
@@ -290,7 +291,7 @@ class Supervisor:
             "app": config.app,
             "port": config.port,
             "listen": self.hosts,
-            "http": f"{config.http_host}:{config.http_port}",
+            "http": network.host_port(config.http_host, config.http_port),
             "plane": "steering" if self.steered else "portable",
             "portable_because": self.portable_because,
             "relays": config.relays,

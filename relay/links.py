@@ -1,6 +1,8 @@
 """A relay's links to the transceivers: one Unix SOCK_SEQPACKET each, never blocking."""
 
 import socket
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 from voicerelay.shm.counters import RelayCounter
@@ -14,14 +16,15 @@ MAX_LINKS = 1024  # dead ones included, until they are retried
 class Links:
     """Sends frames to (slot, generation); opens a link when first needed."""
 
-    def __init__(self, run_dir: Path) -> None:
+    def __init__(self, run_dir: Path, now: Callable[[], float] = time.monotonic) -> None:
+        self._now = now
         self._run_dir = run_dir
         self._open: dict[tuple[int, int], socket.socket] = {}
         self._retry_at: dict[tuple[int, int], float] = {}
 
-    def send(self, target: tuple[int, int], frame: bytes, now: float) -> RelayCounter | None:
+    def send(self, target: tuple[int, int], frame: bytes) -> RelayCounter | None:
         """None when the transceiver has the frame, else why its packets are dropped."""
-        link = self._open.get(target) or self._connect(target, now)
+        link = self._open.get(target) or self._connect(target)
         if link is None:
             return RelayCounter.DROPPED_TRANSCEIVER_GONE
         try:
@@ -30,7 +33,7 @@ class Links:
             return RelayCounter.DROPPED_QUEUE_FULL
         except OSError:
             self._open.pop(target).close()
-            self._retry_at[target] = now + RETRY_S
+            self._retry_at[target] = self._now() + RETRY_S
             return RelayCounter.DROPPED_TRANSCEIVER_GONE
         return None
 
@@ -39,7 +42,8 @@ class Links:
             link.close()
         self._open.clear()
 
-    def _connect(self, target: tuple[int, int], now: float) -> socket.socket | None:
+    def _connect(self, target: tuple[int, int]) -> socket.socket | None:
+        now = self._now()
         if now < self._retry_at.get(target, 0.0):
             return None
         if len(self._retry_at) > MAX_LINKS:

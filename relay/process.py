@@ -14,6 +14,7 @@ import uvloop
 
 from voicerelay.relay.links import Links
 from voicerelay.relay.loop import Forwarder
+from voicerelay.relay.pace import Pace
 from voicerelay.relay.route import Router
 from voicerelay.shm import protocol
 from voicerelay.shm.client import ControlClient
@@ -32,6 +33,7 @@ class RelaySettings:
 
     run_dir: str
     index: int
+    coalesce_us: int = 200  # a voice frame lasts a hundred times as long
     lifeline: int = -1
     parent: int = 0
     log_level: str = "info"
@@ -88,7 +90,9 @@ class RelayProcess:
                 return
             block = self._region.counters.relay(self._settings.index)
             block.claim(welcome.generation)
-            self._forwarder = Forwarder(self._loop, self._links, block)
+            self._forwarder = Forwarder(
+                self._loop, self._links, block, Pace(self._settings.coalesce_us / 1e6)
+            )
             self._beat()
         self._region.counters.relay(self._settings.index).own()
         self._hold(self._settings.index, fds)
@@ -109,7 +113,7 @@ class RelayProcess:
             return
         routes, flows = self._region.route_reader(), self._region.flow_reader()
         sockets = [socket.socket(fileno=fd) for fd in fds]
-        routers = [Router(local, routes, flows) for local in range(len(sockets))]
+        routers = [Router(relay, local, routes, flows) for local in range(len(sockets))]
         self._forwarder.hold(relay, sockets, routers)
 
     def _beat(self) -> None:

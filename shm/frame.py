@@ -11,10 +11,17 @@ MAX_FRAME_ENTRIES = 64
 
 _PREFIX = struct.Struct("<HBx")
 ENTRY_HEADER_BYTES = _PREFIX.size + PATH_BYTES
+# An entry header is its datagram's length and a tail that stays the same for a client.
+ENTRY_LENGTHS = tuple(length.to_bytes(2, "little") for length in range(MAX_DATAGRAM_BYTES + 1))
 
 
 class FrameError(ValueError):
     """A frame that no relay of this version writes."""
+
+
+def entry_tail(relay: int, path: bytes) -> bytes:
+    """What follows the length in an entry header."""
+    return _PREFIX.pack(0, relay)[2:] + path
 
 
 def entry_header(length: int, relay: int, path: bytes) -> bytes:

@@ -59,6 +59,7 @@ class TableReader:
     def __init__(self, records: memoryview, epoch: memoryview) -> None:
         self._records = records
         self._epoch = epoch
+        self.sequences = records.cast("I")
         self._mask = len(records) // RECORD_BYTES - 1
         self._max_probe = min(MAX_PROBE, self._mask + 1)
 
@@ -68,7 +69,10 @@ class TableReader:
         return found[2] if found else None
 
     def locate(self, key: bytes) -> tuple[int, int, Entry] | None:
-        """Offset, sequence number and entry of a key; the entry holds while `unchanged` says so."""
+        """Place, sequence number and entry of a key.
+
+        The entry holds while `sequences[place]` is that sequence number.
+        """
         for _ in range(READ_RETRIES):
             before = _U32.unpack_from(self._epoch)[0]
             found = self._search(key)
@@ -77,10 +81,6 @@ class TableReader:
             if not before & 1 and _U32.unpack_from(self._epoch)[0] == before:
                 return None
         return None
-
-    def unchanged(self, offset: int, sequence: int) -> bool:
-        """Whether the record at `offset` is still the one that `locate` read."""
-        return bool(_U32.unpack_from(self._records, offset)[0] == sequence)
 
     def _search(self, key: bytes) -> tuple[int, int, Entry] | None:
         mask = self._mask
@@ -93,7 +93,7 @@ class TableReader:
                 if state == EMPTY:
                     return None
                 if found == key:
-                    return offset, sequence, Entry(slot, generation, session, seen)
+                    return offset // 4, sequence, Entry(slot, generation, session, seen)
             index = (index + 1) & mask
         return None
 

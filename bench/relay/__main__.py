@@ -80,7 +80,7 @@ def compare(options: argparse.Namespace, bench: Bench, programs: Path) -> int:
                 finally:
                     contender.stop()
     print(report.table(titles, runs, missing))
-    print("\n".join(["", *report.targets(runs)]))
+    print("\n".join(["", report.noise(runs), *report.targets(runs)]))
     kept = {
         "rounds": options.rounds,
         "flows": options.flows,

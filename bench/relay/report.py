@@ -95,6 +95,17 @@ def targets(runs: Runs) -> list[str]:
     return lines
 
 
+def noise(runs: Runs) -> str:
+    """How much of the machine others took meanwhile."""
+    found = [run["others"] for phases in runs.values() for run in sum(phases.values(), [])]
+    if not found:
+        return ""
+    return (
+        f"Other processes used {median(found):.2f} cores (median over all windows, "
+        f"{min(found):.2f} to {max(found):.2f})."
+    )
+
+
 def summary(
     titles: dict[str, str], runs: Runs, missing: dict[str, str], options: dict[str, Any]
 ) -> dict[str, Any]:
@@ -125,6 +136,7 @@ def summary(
             "python": platform.python_version(),
         },
         "options": options,
+        "noise": noise(runs),
         "targets": targets(runs),
         "contenders": contenders,
     }

@@ -110,9 +110,9 @@ def server(
     A test that puts it into a network namespace by `prefix` must itself run there to call it.
     Enter it on the main thread: the server is ended with the thread that started it.
     """
-    run_dir = Path(tempfile.mkdtemp(prefix="voicerelay-run-"))
-    port = free_port(socket.SOCK_DGRAM, listen)
+    port = free_port(socket.SOCK_DGRAM, listen or ("127.0.0.1",))
     http = f"127.0.0.1:{free_port(socket.SOCK_STREAM)}"
+    run_dir = Path(tempfile.mkdtemp(prefix="voicerelay-run-"))
     command = [*prefix, sys.executable, "-P", "-m", "voicerelay", "start", *([app] if app else [])]
     for address in listen:
         command += ["--listen", address]
@@ -145,6 +145,8 @@ def free_port(kind: socket.SocketKind, addresses: Sequence[str] = ("127.0.0.1",)
             for address in addresses:
                 family = socket.AF_INET6 if ":" in address else socket.AF_INET
                 probe = stack.enter_context(socket.socket(family, kind))
+                if family == socket.AF_INET6:
+                    probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
                 probe.bind((address, port))
                 port = int(probe.getsockname()[1])
             return port

@@ -14,14 +14,16 @@ from hypothesis import strategies as st
 
 from voicerelay.relay.links import Links
 from voicerelay.relay.loop import MAX_DRAIN, Forwarder, split_batch
+from voicerelay.relay.pace import Pace
 from voicerelay.relay.route import Router
 from voicerelay.shm import stun
 from voicerelay.shm.counters import BLOCK_BYTES, Block, RelayCounter
 from voicerelay.shm.frame import (
     ENTRY_HEADER_BYTES,
+    ENTRY_LENGTHS,
     MAX_DATAGRAM_BYTES,
     MAX_FRAME_BYTES,
-    entry_header,
+    entry_tail,
     split_frame,
 )
 from voicerelay.shm.path import PATH_BYTES, pack_path
@@ -61,8 +63,8 @@ class Relay:
         self.path = pack_path(0, *self.client.getsockname())
         tables[0].put(UFRAG, Entry(SLOT, GENERATION, 1, 0))
         tables[1].put(self.path, Entry(SLOT, GENERATION, 1, 0))
-        self.router = Router(0, *tables)
-        self.forwarder = Forwarder(asyncio.get_running_loop(), self.links, self.block)
+        self.router = Router(RELAY, 0, *tables)
+        self.forwarder = Forwarder(asyncio.get_running_loop(), self.links, self.block, Pace(0.0))
         self.listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         if listening:
             self.listener.bind(str(frames_socket(run_dir, SLOT, GENERATION)))
@@ -235,7 +237,7 @@ def test_a_released_socket_keeps_its_queue_for_the_next_holder(tmp_path: Path) -
 def test_holding_a_relay_again_replaces_its_sockets(tmp_path: Path) -> None:
     async def run() -> None:
         with Relay(tmp_path) as relay:
-            (first,) = relay.forwarder._held[RELAY]
+            ((first, _),) = relay.forwarder._held[RELAY]
 
             relay.hold()
 
@@ -262,20 +264,21 @@ def test_releasing_what_is_not_held_is_no_error(tmp_path: Path) -> None:
 def test_a_batch_is_cut_between_packets_into_frames_of_allowed_size(sizes: list[int]) -> None:
     batch: list[bytes] = []
     for size in sizes:
-        batch += (entry_header(size, 0, bytes(PATH_BYTES)), bytes(size))
+        batch += (ENTRY_LENGTHS[size], entry_tail(0, bytes(PATH_BYTES)), bytes(size))
 
     frames = split_batch(batch)
 
     assert [part for frame in frames for part in frame] == batch
     assert all(0 < sum(map(len, frame)) <= MAX_FRAME_BYTES for frame in frames)
-    assert all(len(frame[0]) == ENTRY_HEADER_BYTES for frame in frames)
+    assert all(len(frame[0] + frame[1]) == ENTRY_HEADER_BYTES for frame in frames)
 
 
 @pytest.mark.parametrize(("over", "frames"), [(0, 1), (1, 2)])
 def test_a_batch_of_exactly_the_limit_is_one_frame(over: int, frames: int) -> None:
     size = MAX_DATAGRAM_BYTES + ENTRY_HEADER_BYTES
     count, rest = divmod(MAX_FRAME_BYTES, size)
-    batch = [bytes(ENTRY_HEADER_BYTES), bytes(MAX_DATAGRAM_BYTES)] * count
-    batch += [bytes(ENTRY_HEADER_BYTES), bytes(rest - ENTRY_HEADER_BYTES + over)]
+    header = [bytes(2), bytes(ENTRY_HEADER_BYTES - 2)]
+    batch = [*header, bytes(MAX_DATAGRAM_BYTES)] * count
+    batch += [*header, bytes(rest - ENTRY_HEADER_BYTES + over)]
 
     assert len(split_batch(batch)) == frames

@@ -8,14 +8,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from voicerelay.relay import route
-from voicerelay.relay.route import Address, Router
+from voicerelay.relay.route import Destination, Router
 from voicerelay.shm import stun
 from voicerelay.shm.counters import RelayCounter
-from voicerelay.shm.frame import MAX_DATAGRAM_BYTES
-from voicerelay.shm.path import pack_path
+from voicerelay.shm.frame import MAX_DATAGRAM_BYTES, entry_tail
+from voicerelay.shm.path import Address, pack_path
 from voicerelay.shm.table import RECORD_BYTES, Entry, TableWriter
 
-LOCAL = 1
+LOCAL, RELAY = 1, 5
 CLIENT: Address = ("192.0.2.7", 40_000)
 UFRAG = b"AAAAbbbbCCCCdddd0001"
 OTHER_UFRAG = b"AAAAbbbbCCCCdddd0002"
@@ -36,7 +36,11 @@ class Tables:
         )
 
     def router(self, local: int = LOCAL) -> Router:
-        return Router(local, self.routes, self.flows)
+        return Router(RELAY, local, self.routes, self.flows)
+
+
+def to(slot: int, generation: int, path: bytes) -> Destination:
+    return Destination((slot, generation), entry_tail(RELAY, path))
 
 
 def check(ufrag: bytes, kind: int = stun.BINDING_REQUEST) -> bytes:
@@ -60,8 +64,8 @@ def test_a_binding_request_goes_by_its_ufrag_even_from_an_address_of_another_ses
     media, request = router.decide(RTP, CLIENT), router.decide(check(OTHER_UFRAG), CLIENT)
 
     # then each goes where law 1 says, also with the flow in the cache
-    assert (media, request) == ((0, 1, path), (2, 5, path))
-    assert router.decide(RTP, CLIENT) == (0, 1, path)
+    assert (media, request) == (to(0, 1, path), to(2, 5, path))
+    assert router.decide(RTP, CLIENT) == to(0, 1, path)
 
 
 @pytest.mark.parametrize(
@@ -81,7 +85,7 @@ def test_everything_but_a_binding_request_goes_by_its_flow(datagram: bytes) -> N
     path = flow_to(tables, CLIENT, Entry(0, 1, 1, 0))
     tables.routes.put(OTHER_UFRAG, Entry(2, 5, 9, 0))
 
-    assert tables.router().decide(datagram, CLIENT) == (0, 1, path)
+    assert tables.router().decide(datagram, CLIENT) == to(0, 1, path)
     assert tables.router().decide(datagram, ("192.0.2.8", 1)) is RelayCounter.DROPPED_UNKNOWN_FLOW
 
 
@@ -114,7 +118,7 @@ def test_the_longest_datagram_passes_and_one_byte_more_does_not() -> None:
     path = flow_to(tables, CLIENT, Entry(0, 1, 1, 0))
     router = tables.router()
 
-    assert router.decide(RTP.ljust(MAX_DATAGRAM_BYTES, b"."), CLIENT) == (0, 1, path)
+    assert router.decide(RTP.ljust(MAX_DATAGRAM_BYTES, b"."), CLIENT) == to(0, 1, path)
     assert (
         router.decide(RTP.ljust(MAX_DATAGRAM_BYTES + 1, b"."), CLIENT)
         is RelayCounter.DROPPED_OVERSIZED
@@ -135,12 +139,12 @@ def test_every_first_byte_and_length_has_exactly_one_decision() -> None:
         seen[known] += 1
 
         # then a destination for one is "no such flow" for the other, and drops are alike
-        assert unknown == (RelayCounter.DROPPED_UNKNOWN_FLOW if known == (0, 1, path) else known)
+        assert unknown == (RelayCounter.DROPPED_UNKNOWN_FLOW if known == to(0, 1, path) else known)
     assert seen == {
         RelayCounter.DROPPED_EMPTY: 256,
         RelayCounter.DROPPED_NOT_WEBRTC: 64 * (256 - 4 - 44 - 64),
         RelayCounter.DROPPED_MALFORMED_STUN: 64 * 4,  # no cookie among zeros
-        (0, 1, path): 64 * (44 + 64),
+        to(0, 1, path): 64 * (44 + 64),
     }
 
 
@@ -152,8 +156,8 @@ def test_an_ipv4_mapped_address_is_the_same_client(v6: Address) -> None:
     tables.routes.put(UFRAG, Entry(3, 2, 1, 0))
     router = tables.router()
 
-    assert router.decide(RTP, v6) == router.decide(RTP, CLIENT) == (0, 1, path)
-    assert router.decide(check(UFRAG), v6) == (3, 2, path)
+    assert router.decide(RTP, v6) == router.decide(RTP, CLIENT) == to(0, 1, path)
+    assert router.decide(check(UFRAG), v6) == to(3, 2, path)
 
 
 def test_the_same_client_at_another_listen_address_is_another_flow() -> None:
@@ -223,7 +227,7 @@ def test_the_cache_is_bounded_and_its_end_is_not_seen(monkeypatch: pytest.Monkey
     answers = [router.decide(RTP, client) for client in clients * 2]
 
     # then all are routed, and never more than 8 remembered
-    assert answers == [(0, 1, path) for path in paths] * 2
+    assert answers == [to(0, 1, path) for path in paths] * 2
     assert 0 < len(router._cache) <= 8
 
 

@@ -163,6 +163,28 @@ def test_a_restart_leaves_the_call_where_it_is() -> None:
     assert A in caller.ice.valid
 
 
+def test_the_first_nomination_after_a_restart_moves_the_call_at_once() -> None:
+    # given a call that talks on A, and a restart
+    caller = Caller()
+    caller.check(A, NOW, nominate=True)
+    caller.ice.media(A, NOW + 1)
+    old = caller.ice.credentials
+    caller.ice.restart(Credentials(b"other", b"password", b"abcd"), NOW + 1)
+
+    # when a nomination under the old credentials still comes, then one under the new ones
+    late = caller.ice.receive(request(old, 90, True), C, NOW + 1)
+    assert isinstance(late, Check)
+    caller.ice.accept(late, NOW + 1)
+    assert caller.ice.selected == A
+    caller.check(B, NOW + 1, nominate=True)
+    assert caller.ice.selected == B
+
+    # then it has moved (RFC 8445 §9), and the next ones move it only off a silent path again
+    caller.ice.media(B, NOW + 1)
+    caller.check(C, NOW + 1, nominate=True)
+    assert caller.ice.selected == B
+
+
 def test_a_lost_path_is_neither_valid_nor_selected_and_the_next_check_selects() -> None:
     caller = Caller()
     caller.check(A, NOW, nominate=True)

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.unit.transceiver.test_offer import CHROMIUM
-from tests.unit.transceiver.test_session import WAIT_S, Host, host, ice_of, listen
+from tests.unit.transceiver.test_session import WAIT_S, Host, host, ice_of, listen, until
 from voicerelay.shm.counters import TransceiverCounter
 from voicerelay.shm.ufrag import Ufrag, verify_ufrag
 from voicerelay.transceiver.agent import Session
@@ -94,10 +94,7 @@ def test_a_session_is_found_by_its_id_until_it_has_ended() -> None:
 
             session.end("over")
             await session.ended.wait()
-            async with asyncio.timeout(WAIT_S):
-                while made.sessions:
-                    await asyncio.sleep(0)
-            assert made.get(session.id) is None
+            await until(lambda: made.get(session.id) is None)
             assert figures(here) == (0, 1)
 
     asyncio.run(run())
@@ -118,9 +115,7 @@ def test_a_full_transceiver_refuses_until_a_call_ends() -> None:
 
             # when one ends, there is room again
             sessions[0].end("over")
-            async with asyncio.timeout(WAIT_S):
-                while made.full:
-                    await asyncio.sleep(0)
+            await until(lambda: not made.full)
             await create(here, made)
 
     asyncio.run(run())

@@ -198,9 +198,9 @@ def test_a_stock_peer_connection_in_the_same_process_stays_stock() -> None:
         ours = await answer(check_offer(CHROMIUM).sdp, FakeLink())
 
         # when stock ones make and answer an offer beside it
-        offering = RTCPeerConnection(RTCConfiguration(iceServers=[]))
-        answering = RTCPeerConnection(RTCConfiguration(iceServers=[]))
-        transceiver: Any = offering.addTransceiver("audio")
+        offering: Any = RTCPeerConnection(RTCConfiguration(iceServers=[]))
+        answering: Any = RTCPeerConnection(RTCConfiguration(iceServers=[]))
+        transceiver = offering.addTransceiver("audio")
         offering.createDataChannel("chat")
         await offering.createOffer()
         await answering.setRemoteDescription(RTCSessionDescription(CHROMIUM, "offer"))

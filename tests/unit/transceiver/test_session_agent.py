@@ -103,7 +103,7 @@ def test_a_slow_agent_loses_the_oldest_packets_counted(monkeypatch: pytest.Monke
         async def slow(session: Session) -> None:
             await awake.wait()
             async for packet in session.packets():
-                heard.append(packet)
+                heard.extend((packet,))
 
         async with host() as here:
             session, client = await talking(here, monkeypatch, slow)
