@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from voicerelay.cli.errors import UserError
+from voicerelay.relay.pace import DEFAULT_COALESCE_S, MAX_COALESCE_S
 from voicerelay.shm.counters import MAX_RELAYS, MAX_TRANSCEIVERS
 from voicerelay.shm.region import DEFAULT_CAPACITY, MAX_CAPACITY, MIN_CAPACITY
 
@@ -14,8 +15,8 @@ DEFAULT_PORT = 3478
 DEFAULT_HTTP = "127.0.0.1:8080"
 DEFAULT_RELAYS = 2
 STEERING = ("off", "auto", "on")
-DEFAULT_COALESCE_US = 200
-MAX_COALESCE_US = 5000  # a quarter of a voice frame
+DEFAULT_COALESCE_US = round(DEFAULT_COALESCE_S * 1e6)
+MAX_COALESCE_US = round(MAX_COALESCE_S * 1e6)
 DEFAULT_MAX_SESSIONS = 200  # a transceiver; about what one core carries
 MAX_RUN_DIR_BYTES = 80  # a Unix socket's path has at most 107
 _HTTP = re.compile(r"(?:\[(?P<v6>[0-9a-fA-F:.]+)\]|(?P<host>[^:\[\]]+)):(?P<port>[0-9]{1,5})")

@@ -1,5 +1,7 @@
 """When to wait for more packets before reading again: at everyday load the wake-up costs more than the packet."""
 
+DEFAULT_COALESCE_S = 200e-6  # a voice frame lasts a hundred times as long
+MAX_COALESCE_S = 5e-3  # a quarter of a voice frame
 WEIGHT = 0.25  # of the newest look in the average rate
 IDLE_WAITS = 10.0  # a pause of so many waits: what was before says nothing any more
 

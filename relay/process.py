@@ -14,7 +14,7 @@ import uvloop
 
 from voicerelay.relay.links import Links
 from voicerelay.relay.loop import Forwarder
-from voicerelay.relay.pace import Pace
+from voicerelay.relay.pace import DEFAULT_COALESCE_S, Pace
 from voicerelay.relay.route import Router
 from voicerelay.shm import protocol
 from voicerelay.shm.client import ControlClient
@@ -33,7 +33,7 @@ class RelaySettings:
 
     run_dir: str
     index: int
-    coalesce_us: int = 200  # a voice frame lasts a hundred times as long
+    coalesce_us: int = round(DEFAULT_COALESCE_S * 1e6)
     lifeline: int = -1
     parent: int = 0
     log_level: str = "info"

@@ -68,7 +68,10 @@ def compare(options: argparse.Namespace, bench: Bench, programs: Path) -> int:
                 stun = kind.stun_percent if kind.stun_percent is not None else options.stun
                 try:
                     target = contender.start(bench.flows)
+                    target.window = options.window or target.window
                     for phase in phases(options.quick):
+                        if phase.key not in options.phases:
+                            continue
                         figures = run_phase(bench, target, phase, stun)
                         runs.setdefault(kind.key, {}).setdefault(phase.key, []).append(figures)
                         wrong = faults(figures)
@@ -148,6 +151,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--stun", type=int, help="percent of Binding requests (0; check: 10)")
     parser.add_argument("--relay-cpu", type=int, default=0)
     parser.add_argument("--load-cpu", type=int, default=1)
+    parser.add_argument("--window", type=int, help="packets under way when saturated")
+    parser.add_argument("--phases", nargs="+", choices=report.PHASES, default=report.PHASES)
     parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--check", type=int, metavar="PACKETS", help="only prove that none is lost")
     parser.add_argument("--check-rate", type=float, default=150_000, help="packets/s at most")

@@ -53,7 +53,7 @@ class NoRelay(Contender):
 
     def launch(self, flows: Flows) -> Target:
         sinks = udp_sinks()
-        return Target([(HOST, port_of(sink)) for sink in sinks], sinks)
+        return Target([(HOST, port_of(sink)) for sink in sinks], sinks, holdable=False)
 
 
 class _OneProcess(Contender):

@@ -47,7 +47,7 @@ class Coturn(Contender):
         ports = [port_of(sink) for sink in sinks]
         for flow in range(flows.count):
             _open_channel(flows, flow, (HOST, port), ports[flow % TRANSCEIVERS])
-        return Target([(HOST, port)], sinks, [child.pid], channel_data=True)
+        return Target([(HOST, port)], sinks, [child.pid], channel_data=True, window=1024)
 
 
 def _open_channel(flows: Flows, flow: int, server: tuple[str, int], peer_port: int) -> None:

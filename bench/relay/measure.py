@@ -62,6 +62,8 @@ def run_phase(bench: Bench, target: Target, phase: Phase, stun_percent: int) -> 
     }
     for name, value in options.items():
         command += [f"--{name}", str(value)]
+    if target.holdable and not phase.rate:
+        command += ["--hold", str(len(target.relay_pids))]
     command += ["--framed"] if target.framed else []
     command += ["--channel-data"] if target.channel_data else []
     command += ["--pids", ",".join(map(str, pids))] if pids else []
@@ -92,6 +94,7 @@ def _user_and_system(pids: list[int]) -> tuple[float, float]:
 def _figures(raw: dict[str, Any], relays: int) -> dict[str, float]:
     packets = max(raw["window_delivered"], 1)
     elapsed = raw["elapsed_s"]
+    running = elapsed - raw["held_s"]  # the relay was stopped meanwhile
     relay_s = sum(raw["pid_cpu_s"][:relays])
     other_s = sum(raw["pid_cpu_s"][relays:])
     ends_s = raw["send_cpu_s"] + raw["sink_cpu_s"]
@@ -103,9 +106,9 @@ def _figures(raw: dict[str, Any], relays: int) -> dict[str, float]:
         "send_us": raw["send_cpu_s"] / max(raw["window_sent"], 1) * 1e6,
         "sink_us": raw["sink_cpu_s"] / packets * 1e6,
         "machine_us": machine_s / packets * 1e6,
-        "packets_per_s": packets / elapsed,
+        "packets_per_s": packets / running,
         "packets_per_read": packets / max(raw["window_reads"], 1),
-        "relay_busy": relay_s / elapsed,
+        "relay_busy": relay_s / running,
         "starved": raw["starved"],
         "others": max(machine_s - relay_s - other_s - ends_s, 0.0) / elapsed,  # cores, not ours
         "steal": raw["machine_steal_s"] / elapsed,

@@ -186,4 +186,5 @@ class OursSteering(OursPortable):
         for listener in listeners:
             listener.close()
         sinks = [sock for (sock,) in own]
-        return Target([(HOST, port)], sinks, [self._relay()], [control, fleet], self._ufrags())
+        pids = [self._relay()], [control, fleet]
+        return Target([(HOST, port)], sinks, *pids, self._ufrags(), holdable=False)

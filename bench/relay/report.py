@@ -9,7 +9,7 @@ from typing import Any
 
 Runs = dict[str, dict[str, list[dict[str, float]]]]  # contender -> phase -> figures of each run
 
-SATURATED, EVERYDAY, LONE = "saturated", "everyday", "lone"
+PHASES = SATURATED, EVERYDAY, LONE = "saturated", "everyday", "lone"
 _HEAD = (
     "| relay | saturated: relay µs | whole path µs | packets/s | 20k/s: relay µs | whole path µs "
     "| one way p50 / p99 / p99.9 µs | added p50 / p99 / p99.9 µs | lone packet p50 µs | lost |"
@@ -97,7 +97,9 @@ def targets(runs: Runs) -> list[str]:
 
 def noise(runs: Runs) -> str:
     """How much of the machine others took meanwhile."""
-    found = [run["others"] for phases in runs.values() for run in sum(phases.values(), [])]
+    found = [
+        run["others"] for phases in runs.values() for windows in phases.values() for run in windows
+    ]
     if not found:
         return ""
     return (

@@ -50,7 +50,10 @@ class Target:
     ufrags: list[bytes] = field(default_factory=list)
     framed: bool = False
     channel_data: bool = False
-    window: int = 1024  # packets under way when saturated; below what its receive queue holds
+    window: int = 2048  # packets under way when saturated; below what its receive queue holds
+    holdable: bool = (
+        True  # packets pass through the relay's processes, which may be stopped a moment
+    )
 
 
 class NotAvailable(Exception):
@@ -131,6 +134,7 @@ class Processes:
     def stop(self) -> None:
         """The last one first; by force after two seconds."""
         for child in reversed(self._running):
+            child.send_signal(signal.SIGCONT)  # an aborted run may have left it stopped
             child.terminate()
             try:
                 child.wait(2)

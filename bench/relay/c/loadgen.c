@@ -1,12 +1,16 @@
 /* Clients and transceivers in one busy-polling thread, so that both ends have one clock and the
    generator knows at once what has arrived. Pin it to a core that the relay does not use.
 
-   --rate 0: saturated, up to --window packets under way. --rate R: evenly spread, R packets a second.
+   --rate 0: saturated. The first --hold processes (the relay's) are stopped while --window packets are
+   put into its queue, then go on until all have come through; so the queue never runs empty, however
+   fast the relay is. With --hold 0 nobody is stopped, and --window packets are kept under way.
+   --rate R: evenly spread, R packets a second, at most --window under way.
    --count N: N packets, then the end. Prints one line of JSON about the window between --warm and
    --warm + --seconds, and about the whole run (what was lost, seen twice or led astray). */
 #define _GNU_SOURCE
 #include <getopt.h>
 #include <sched.h>
+#include <signal.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -16,22 +20,25 @@
 #define MAX_PIDS 16
 #define STALL_NS 20000000u      /* saturated: after so long without an arrival, packets are lost */
 #define BEHIND_NS 5000000u      /* paced: after a longer pause of ours, begin a new schedule */
+#define REST_NS 200000          /* saturated: between two looks at the sinks */
 #define SETTLE_NS 300000000u    /* at the end: so long without an arrival, and all has arrived */
 #define SATURATED_PER_S 2000000u
 
 static struct sender sender = {.target_count = 0, .packet_bytes = 172};
 static double warm_s = 0.5, seconds = 2, rate;
 static uint64_t window = 1024, count;
-static int cpu = -1, framed, sink_fds[MAX_SINKS], sink_count, pids[MAX_PIDS], pid_count;
+static int cpu = -1, framed, hold, sink_fds[MAX_SINKS], sink_count, pids[MAX_PIDS], pid_count;
 
 struct snapshot {
-    uint64_t now, cpu[MAX_PIDS], self, sent, send_cpu, machine_busy, machine_steal;
+    uint64_t now, held, cpu[MAX_PIDS], self, sent, send_cpu, machine_busy, machine_steal;
     struct sink_counts sink;
 };
 
+static uint64_t held_ns; /* how long the relay has been stopped */
+
 static struct snapshot snapshot(void)
 {
-    struct snapshot s = {.now = clock_ns(CLOCK_MONOTONIC)};
+    struct snapshot s = {.now = clock_ns(CLOCK_MONOTONIC), .held = held_ns};
     unsigned long long user, nice, system, idle, wait, irq, soft, steal;
     FILE *stat = fopen("/proc/stat", "r");
     if (stat && fscanf(stat, "cpu %llu %llu %llu %llu %llu %llu %llu %llu", &user, &nice, &system,
@@ -90,14 +97,14 @@ static void add_target(const char *text)
 static void options(int argc, char **argv)
 {
     enum { TO, FDS, FRAMED, CHANNEL, BASE, PORT, FLOWS, BYTES, STUN, UFRAGS, RATE, WINDOW, COUNT,
-           WARM, SECONDS, CPU, PIDS };
+           WARM, SECONDS, CPU, PIDS, HOLD };
     static const struct option known[] = {
         {"to", 1, 0, TO}, {"sink-fds", 1, 0, FDS}, {"framed", 0, 0, FRAMED},
         {"channel-data", 0, 0, CHANNEL}, {"base", 1, 0, BASE}, {"port", 1, 0, PORT},
         {"flows", 1, 0, FLOWS}, {"bytes", 1, 0, BYTES}, {"stun", 1, 0, STUN},
         {"ufrags", 1, 0, UFRAGS}, {"rate", 1, 0, RATE}, {"window", 1, 0, WINDOW},
         {"count", 1, 0, COUNT}, {"warm", 1, 0, WARM}, {"seconds", 1, 0, SECONDS},
-        {"cpu", 1, 0, CPU}, {"pids", 1, 0, PIDS}, {0, 0, 0, 0}};
+        {"cpu", 1, 0, CPU}, {"pids", 1, 0, PIDS}, {"hold", 1, 0, HOLD}, {0, 0, 0, 0}};
     const char *ufrags = NULL;
     for (int option; (option = getopt_long(argc, argv, "", known, NULL)) != -1;) {
         switch (option) {
@@ -118,12 +125,13 @@ static void options(int argc, char **argv)
         case SECONDS: seconds = atof(optarg); break;
         case CPU: cpu = atoi(optarg); break;
         case PIDS: pid_count = split(optarg, pids, MAX_PIDS); break;
+        case HOLD: hold = atoi(optarg); break;
         default: exit(2);
         }
     }
     if (!sender.target_count || !sink_count || !sender.flows.count || window < BATCH ||
         sender.packet_bytes < RTP_STAMP_AT + (int)sizeof(struct stamp) ||
-        sender.packet_bytes > MAX_PACKET - 4 || (sender.stun_percent && !ufrags)) {
+        sender.packet_bytes > MAX_PACKET - 4 || hold > pid_count || (sender.stun_percent && !ufrags)) {
         fprintf(stderr, "loadgen: bad arguments\n");
         exit(2);
     }
@@ -162,13 +170,41 @@ static int due(uint64_t now, uint64_t *schedule, uint64_t *scheduled)
     return (int)want;
 }
 
+static void signal_relay(int number)
+{
+    for (int i = 0; i < hold; i++)
+        if (kill(pids[i], number))
+            die("kill");
+}
+
+/* One burst into a stopped relay, and its way through. */
+static void burst(void)
+{
+    uint64_t started = clock_ns(CLOCK_MONOTONIC), arrival, now;
+    signal_relay(SIGSTOP);
+    for (uint64_t n = 0; n < window; n += BATCH)
+        sender_send(&sender, BATCH);
+    signal_relay(SIGCONT);
+    arrival = clock_ns(CLOCK_MONOTONIC);
+    held_ns += arrival - started;
+    while (under_way()) {
+        /* Polling would slow the relay down where its core and ours are threads of one. */
+        nanosleep(&(struct timespec){.tv_nsec = REST_NS}, NULL);
+        now = clock_ns(CLOCK_MONOTONIC);
+        if (sink_drain())
+            arrival = now;
+        else if (now - arrival > STALL_NS)
+            given_up = sender.sent - sink.delivered;
+    }
+}
+
 static void report(const struct snapshot *a, const struct snapshot *b, uint64_t starved,
                    uint64_t turns)
 {
     size_t n;
     const uint32_t *ns = sink_latencies(&n);
-    printf("{\"elapsed_s\":%.6f,\"window_sent\":%lu,\"window_delivered\":%lu,\"window_reads\":%lu",
-           (double)(b->now - a->now) / 1e9, b->sent - a->sent,
+    printf("{\"elapsed_s\":%.6f,\"held_s\":%.6f,\"window_sent\":%lu,\"window_delivered\":%lu,\"window_reads\":%lu",
+           (double)(b->now - a->now) / 1e9, (double)(b->held - a->held) / 1e9, b->sent - a->sent,
            b->sink.delivered - a->sink.delivered, b->sink.reads - a->sink.reads);
     printf(",\"pid_cpu_s\":[");
     for (int i = 0; i < pid_count; i++)
@@ -224,6 +260,10 @@ int main(int argc, char **argv)
         }
         if (count ? sender.sent >= count : now >= end)
             break;
+        if (hold && rate <= 0) {
+            burst();
+            continue;
+        }
         int batch = due(now, &schedule, &scheduled);
         if (batch > 0) {
             turns += (uint64_t)measuring;

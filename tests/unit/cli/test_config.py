@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from voicerelay.cli import config as module
 from voicerelay.cli.config import (
     DEFAULT_HTTP,
+    MAX_COALESCE_US,
     MAX_RUN_DIR_BYTES,
     Config,
     default_run_dir,
@@ -46,6 +47,7 @@ GOOD = Config(
         ("transceivers", 1, MAX_TRANSCEIVERS),
         ("max_sessions", 1, MAX_CAPACITY),
         ("capacity", MIN_CAPACITY, MAX_CAPACITY),
+        ("coalesce_us", 0, MAX_COALESCE_US),
     ],
 )
 def test_a_number_is_taken_within_its_range_only(option: str, low: int, high: int) -> None:

@@ -4,7 +4,7 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
@@ -13,18 +13,7 @@ from click.testing import CliRunner, Result
 
 from voicerelay import __version__
 from voicerelay.cli import network
-from voicerelay.cli.config import (
-    DEFAULT_APP,
-    DEFAULT_CAPACITY,
-    DEFAULT_MAX_SESSIONS,
-    DEFAULT_PORT,
-    DEFAULT_RELAYS,
-    Config,
-    default_run_dir,
-    default_transceivers,
-)
-from voicerelay.cli.errors import UserError
-from voicerelay.cli.main import banner, main
+from voicerelay.cli.main import main
 from voicerelay.shm.rundir import InstanceLock
 
 PATIENCE_S = 60
@@ -66,10 +55,15 @@ def arguments(options: dict[str, str]) -> list[str]:
     return [part for option in options.items() for part in option]
 
 
+async def never(*_: object) -> NoReturn:
+    pytest.fail("it was started")
+
+
 @pytest.fixture
 def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Start:
     """Start with usual options, of which some are given otherwise, and more behind them."""
     monkeypatch.setattr(network, "PORT_WAIT_S", 0.0)
+    monkeypatch.setattr("voicerelay.cli.supervisor.Supervisor.run", never)
     for name in [name for name in os.environ if name.startswith("VOICERELAY_")]:
         monkeypatch.delenv(name)
 
@@ -101,8 +95,8 @@ BAD_OPTIONS = [
     *(("capacity", value) for value in ("15", "1000001")),
     ("run_dir", "/tmp/" + "x" * 80),
     ("run_dir", "/proc/voicerelay-cannot-be"),
-    ("run_dir", "/dev/null"),
-    ("run_dir", "/dev/null/below"),
+    ("run_dir", __file__),
+    ("run_dir", f"{__file__}/below"),
     ("log_level", "loud"),
     ("no_such_option", "1"),
 ]
@@ -187,7 +181,7 @@ def test_a_right_that_is_missing_is_one_line(what: str, tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def apps(tmp_path: Path) -> Iterator[Path]:
+def apps(tmp_path: Path) -> Path:
     """A working directory with applications that cannot be used."""
     folder = tmp_path / "apps"
     folder.mkdir()
@@ -197,7 +191,7 @@ def apps(tmp_path: Path) -> Iterator[Path]:
     (folder / "raising.py").write_text("raise RuntimeError('first line\\nsecond line')\n")
     (folder / "leaving.py").write_text("raise SystemExit(1)\n")
     (folder / "needing.py").write_text("import no_such_library\n")
-    yield folder
+    return folder
 
 
 @pytest.mark.system
@@ -234,94 +228,6 @@ def test_an_app_that_cannot_be_used_is_one_line(apps: Path, app: str, reason: st
     assert not run_dir.exists()
 
 
-class Stopped(UserError):
-    """Stands for a start that went as far as it should here."""
-
-
-@pytest.fixture
-def seen(monkeypatch: pytest.MonkeyPatch) -> list[Config]:
-    """The configurations that would be started."""
-    found: list[Config] = []
-
-    class Recorder:
-        def __init__(self, config: Config) -> None:
-            found.append(config)
-
-        def prepare(self) -> NoReturn:
-            raise Stopped("that is enough")
-
-    monkeypatch.setattr("voicerelay.cli.supervisor.Supervisor", Recorder)
-    return found
-
-
-def test_without_options_the_defaults_are_meant(
-    seen: list[Config], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for name in [name for name in os.environ if name.startswith("VOICERELAY_")]:
-        monkeypatch.delenv(name)
-
-    CliRunner().invoke(main, ["start"])
-
-    (config,) = seen
-    assert config == Config(
-        app=DEFAULT_APP,
-        port=DEFAULT_PORT,
-        listen=(),
-        public_ip=(),
-        http_host="127.0.0.1",
-        http_port=8080,
-        relays=DEFAULT_RELAYS,
-        transceivers=default_transceivers(),
-        max_sessions=DEFAULT_MAX_SESSIONS,
-        capacity=DEFAULT_CAPACITY,
-        run_dir=default_run_dir(DEFAULT_PORT),
-        log_level="info",
-    )
-
-
-VARIABLES = {
-    "VOICERELAY_APP": "mine:app",
-    "VOICERELAY_PORT": "4000",
-    "VOICERELAY_LISTEN": "192.0.2.1 2001:db8::1",
-    "VOICERELAY_PUBLIC_IP": "198.51.100.1 2001:db8::2",
-    "VOICERELAY_HTTP": "[::1]:9000",
-    "VOICERELAY_RELAYS": "3",
-    "VOICERELAY_TRANSCEIVERS": "4",
-    "VOICERELAY_MAX_SESSIONS": "5",
-    "VOICERELAY_CAPACITY": "600",
-    "VOICERELAY_RUN_DIR": "/tmp/vrtest-variables",
-    "VOICERELAY_LOG_LEVEL": "debug",
-    "VOICERELAY_STEERING": "auto",
-}
-BY_VARIABLES = Config(
-    app="mine:app",
-    port=4000,
-    listen=("192.0.2.1", "2001:db8::1"),
-    public_ip=("198.51.100.1", "2001:db8::2"),
-    http_host="::1",
-    http_port=9000,
-    relays=3,
-    transceivers=4,
-    max_sessions=5,
-    capacity=600,
-    run_dir=Path("/tmp/vrtest-variables"),
-    log_level="debug",
-    steering="auto",
-)
-
-
-def test_every_option_has_its_variable(seen: list[Config]) -> None:
-    CliRunner().invoke(main, ["start"], env=VARIABLES)
-
-    assert seen == [BY_VARIABLES]
-
-
-def test_an_option_is_stronger_than_its_variable(seen: list[Config]) -> None:
-    CliRunner().invoke(main, ["start", "other:app", "--port", "5000"], env=VARIABLES)
-
-    assert (seen[0].port, seen[0].app) == (5000, "other:app")
-
-
 def test_a_bad_variable_is_one_line(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VOICERELAY_CAPACITY", "1")
 
@@ -329,12 +235,6 @@ def test_a_bad_variable_is_one_line(start: Start, monkeypatch: pytest.MonkeyPatc
 
     is_one_line(result.stderr, result.exit_code)
     assert "--capacity" in result.stderr
-
-
-def test_a_relative_run_directory_is_made_absolute(seen: list[Config]) -> None:
-    CliRunner().invoke(main, ["start", "--run-dir", "some/where"])
-
-    assert seen[0].run_dir == Path.cwd() / "some" / "where"
 
 
 def test_status_without_an_instance_has_a_code_of_its_own(tmp_path: Path) -> None:
@@ -355,22 +255,3 @@ def test_help_is_given(arguments: list[str]) -> None:
 
     assert (result.exit_code, result.stderr) == (0, "")
     assert result.stdout.startswith("Usage:")
-
-
-@pytest.mark.parametrize(
-    ("host", "url"),
-    [
-        ("127.0.0.1", "http://localhost:9000/"),
-        ("::1", "http://localhost:9000/"),
-        ("192.0.2.1", "http://192.0.2.1:9000/"),
-        ("2001:db8::1", "http://[2001:db8::1]:9000/"),
-    ],
-)
-def test_the_banner_tells_where_to_call(host: str, url: str) -> None:
-    config = Config(**(vars(BY_VARIABLES) | {"http_host": host}))
-
-    shown = banner(config, ["192.0.2.1", "2001:db8::1"], steered=False)
-
-    assert shown.startswith(f"voicerelay is ready: open {url} and press Call")
-    assert "UDP port 4000 on 192.0.2.1, 2001:db8::1" in shown
-    assert "portable" in shown

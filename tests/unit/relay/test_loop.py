@@ -63,8 +63,10 @@ class Relay:
         self.path = pack_path(0, *self.client.getsockname())
         tables[0].put(UFRAG, Entry(SLOT, GENERATION, 1, 0))
         tables[1].put(self.path, Entry(SLOT, GENERATION, 1, 0))
+        self.tables = tables
         self.router = Router(RELAY, 0, *tables)
         self.forwarder = Forwarder(asyncio.get_running_loop(), self.links, self.block, Pace(0.0))
+        self._first = self.forwarder
         self.listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         if listening:
             self.listener.bind(str(frames_socket(run_dir, SLOT, GENERATION)))
@@ -87,6 +89,11 @@ class Relay:
 
     def hold(self) -> None:
         self.forwarder.hold(RELAY, [self.public.dup()], [self.router])
+
+    def hold_alone(self) -> None:
+        """With a new forwarder, so that the first one reads no more."""
+        self._first.release(RELAY)
+        self.hold()
 
     def get(self, counter: RelayCounter) -> int:
         return self.block.get(counter)

@@ -310,7 +310,16 @@ def test_a_region_takes_its_capacity_and_then_says_full(name: str) -> None:
         with pytest.raises(TableFull):
             table.put(KEY, Entry(0, 0, 0, 0))
 
+
+def test_a_region_can_be_closed_while_its_readers_live(name: str) -> None:
+    # given a reader and a block that somebody still holds
+    region = Region.create(name, INSTANCE, SIZES)
+    held = region.route_reader(), region.counters.control()
+
     region.close()
+
+    with pytest.raises(ValueError, match="released"):
+        held[0].find(KEY)
 
 
 def test_powers_of_two() -> None:

@@ -139,7 +139,6 @@ def test_a_reader_beside_a_busy_writer_sees_whole_entries_and_misses_none(name: 
             if writes % 64 == 0:
                 os.sched_yield()
         seen = json.loads(line_of(reader))
-    region.close()
 
     assert (seen["torn"], seen["missed"]) == (0, 0), f"seed {seed}: {seen}, {writes} writes"
     assert seen["hits"] > seen["reads"] / 2
@@ -235,4 +234,3 @@ def test_a_million_routes_fit(name: str) -> None:
         assert reader.find(key) == Entry(number & 0xFF, 1, number, number), f"seed {seed}"
     assert len(table) == MAX_CAPACITY
     assert reader.find(bytes(KEY_BYTES)) is None
-    region.close()

@@ -1,0 +1,136 @@
+"""The command line's options: each reaches the configuration, and each has its variable."""
+
+import os
+from pathlib import Path
+from typing import NoReturn
+
+import pytest
+from click.testing import CliRunner
+
+from voicerelay.cli.config import (
+    DEFAULT_APP,
+    DEFAULT_CAPACITY,
+    DEFAULT_MAX_SESSIONS,
+    DEFAULT_PORT,
+    DEFAULT_RELAYS,
+    Config,
+    default_run_dir,
+    default_transceivers,
+)
+from voicerelay.cli.errors import UserError
+from voicerelay.cli.main import banner, main
+
+
+class Stopped(UserError):
+    """Stands for a start that went as far as it should here."""
+
+
+@pytest.fixture
+def seen(monkeypatch: pytest.MonkeyPatch) -> list[Config]:
+    """The configurations that would be started."""
+    found: list[Config] = []
+
+    class Recorder:
+        def __init__(self, config: Config) -> None:
+            found.append(config)
+
+        def prepare(self) -> NoReturn:
+            raise Stopped("that is enough")
+
+    monkeypatch.setattr("voicerelay.cli.supervisor.Supervisor", Recorder)
+    return found
+
+
+def test_without_options_the_defaults_are_meant(
+    seen: list[Config], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in [name for name in os.environ if name.startswith("VOICERELAY_")]:
+        monkeypatch.delenv(name)
+
+    CliRunner().invoke(main, ["start"])
+
+    (config,) = seen
+    assert config == Config(
+        app=DEFAULT_APP,
+        port=DEFAULT_PORT,
+        listen=(),
+        public_ip=(),
+        http_host="127.0.0.1",
+        http_port=8080,
+        relays=DEFAULT_RELAYS,
+        transceivers=default_transceivers(),
+        max_sessions=DEFAULT_MAX_SESSIONS,
+        capacity=DEFAULT_CAPACITY,
+        run_dir=default_run_dir(DEFAULT_PORT),
+        log_level="info",
+    )
+
+
+VARIABLES = {
+    "VOICERELAY_APP": "mine:app",
+    "VOICERELAY_PORT": "4000",
+    "VOICERELAY_LISTEN": "192.0.2.1 2001:db8::1",
+    "VOICERELAY_PUBLIC_IP": "198.51.100.1 2001:db8::2",
+    "VOICERELAY_HTTP": "[::1]:9000",
+    "VOICERELAY_RELAYS": "3",
+    "VOICERELAY_TRANSCEIVERS": "4",
+    "VOICERELAY_MAX_SESSIONS": "5",
+    "VOICERELAY_CAPACITY": "600",
+    "VOICERELAY_RUN_DIR": "/tmp/vrtest-variables",
+    "VOICERELAY_LOG_LEVEL": "debug",
+    "VOICERELAY_STEERING": "auto",
+    "VOICERELAY_COALESCE_US": "300",
+}
+BY_VARIABLES = Config(
+    app="mine:app",
+    port=4000,
+    listen=("192.0.2.1", "2001:db8::1"),
+    public_ip=("198.51.100.1", "2001:db8::2"),
+    http_host="::1",
+    http_port=9000,
+    relays=3,
+    transceivers=4,
+    max_sessions=5,
+    capacity=600,
+    run_dir=Path("/tmp/vrtest-variables"),
+    log_level="debug",
+    steering="auto",
+    coalesce_us=300,
+)
+
+
+def test_every_option_has_its_variable(seen: list[Config]) -> None:
+    CliRunner().invoke(main, ["start"], env=VARIABLES)
+
+    assert seen == [BY_VARIABLES]
+
+
+def test_an_option_is_stronger_than_its_variable(seen: list[Config]) -> None:
+    CliRunner().invoke(main, ["start", "other:app", "--port", "5000"], env=VARIABLES)
+
+    assert (seen[0].port, seen[0].app) == (5000, "other:app")
+
+
+def test_a_relative_run_directory_is_made_absolute(seen: list[Config]) -> None:
+    CliRunner().invoke(main, ["start", "--run-dir", "some/where"])
+
+    assert seen[0].run_dir == Path.cwd() / "some" / "where"
+
+
+@pytest.mark.parametrize(
+    ("host", "url"),
+    [
+        ("127.0.0.1", "http://localhost:9000/"),
+        ("::1", "http://localhost:9000/"),
+        ("192.0.2.1", "http://192.0.2.1:9000/"),
+        ("2001:db8::1", "http://[2001:db8::1]:9000/"),
+    ],
+)
+def test_the_banner_tells_where_to_call(host: str, url: str) -> None:
+    config = Config(**(vars(BY_VARIABLES) | {"http_host": host}))
+
+    shown = banner(config, ["192.0.2.1", "2001:db8::1"], steered=False)
+
+    assert shown.startswith(f"voicerelay is ready: open {url} and press Call")
+    assert "UDP port 4000 on 192.0.2.1, 2001:db8::1" in shown
+    assert "portable" in shown

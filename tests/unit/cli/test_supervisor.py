@@ -1,0 +1,137 @@
+"""The supervisor before and after its processes: takes a place, gives it back, leaves nothing."""
+
+import json
+import os
+import shutil
+import socket
+import stat
+import tempfile
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from voicerelay.cli import network
+from voicerelay.cli.config import Config
+from voicerelay.cli.errors import UserError
+from voicerelay.cli.supervisor import Supervisor
+from voicerelay.control.process import ControlSettings
+from voicerelay.relay.process import RelaySettings
+from voicerelay.shm import rundir
+from voicerelay.shm.region import MIN_CAPACITY, Region, Sizes, remove_segments
+from voicerelay.transceiver.settings import TransceiverSettings
+
+
+def free_port(kind: socket.SocketKind) -> int:
+    with socket.socket(socket.AF_INET, kind) as sock:
+        sock.bind(("127.0.0.1", 0))
+        return int(sock.getsockname()[1])
+
+
+@pytest.fixture
+def config(monkeypatch: pytest.MonkeyPatch) -> Iterator[Config]:
+    monkeypatch.setattr(network, "PORT_WAIT_S", 0.0)
+    base = Path(tempfile.mkdtemp(prefix="vrtest-"))
+    run_dir = base / "voicerelay" / "run"
+    yield Config(
+        app="mine:app",
+        port=free_port(socket.SOCK_DGRAM),
+        listen=("127.0.0.1", "::1"),
+        public_ip=("192.0.2.1",),
+        http_host="127.0.0.1",
+        http_port=free_port(socket.SOCK_STREAM),
+        relays=2,
+        transceivers=3,
+        max_sessions=7,
+        capacity=MIN_CAPACITY,
+        run_dir=run_dir,
+        log_level="warning",
+    )
+    remove_segments(rundir.region_name(run_dir))
+    shutil.rmtree(base)
+
+
+def test_a_prepared_instance_has_its_place_and_its_sockets(config: Config) -> None:
+    supervisor = Supervisor(config)
+
+    leftovers = supervisor.prepare()
+
+    described = json.loads((config.run_dir / rundir.INSTANCE_FILE).read_text())
+    assert not leftovers
+    assert stat.S_IMODE(config.run_dir.stat().st_mode) == rundir.DIRECTORY_MODE
+    assert supervisor.hosts == ["127.0.0.1", "::1"]
+    assert supervisor.candidates == [("192.0.2.1", config.port), ("::1", config.port)]
+    assert (described["pid"], described["port"]) == (os.getpid(), config.port)
+    assert not supervisor.steered
+    supervisor.release()
+
+
+def test_a_released_instance_leaves_nothing(config: Config) -> None:
+    before = set(os.listdir("/proc/self/fd"))
+    supervisor = Supervisor(config)
+    supervisor.prepare()
+
+    supervisor.release()
+
+    assert not config.run_dir.parent.exists()
+    assert set(os.listdir("/proc/self/fd")) <= before
+
+
+def test_leftovers_of_a_killed_instance_are_removed(config: Config) -> None:
+    config.run_dir.mkdir(parents=True)
+    name = rundir.region_name(config.run_dir)
+    Region.create(name, bytes(16), Sizes.for_capacity(MIN_CAPACITY)).close()
+    rundir.http_socket(config.run_dir, 0).touch()
+    supervisor = Supervisor(config)
+
+    leftovers = supervisor.prepare()
+
+    assert leftovers
+    assert not rundir.http_socket(config.run_dir, 0).exists()
+    assert not remove_segments(name)
+    supervisor.release()
+
+
+def test_a_second_instance_is_refused_and_the_first_goes_on(config: Config) -> None:
+    first = Supervisor(config)
+    first.prepare()
+
+    with pytest.raises(UserError, match=f"runs already .pid {os.getpid()}"):
+        Supervisor(config).prepare()
+
+    assert (config.run_dir / rundir.INSTANCE_FILE).exists()
+    first.release()
+
+
+def test_an_instance_that_cannot_have_its_port_leaves_nothing(config: Config) -> None:
+    before = set(os.listdir("/proc/self/fd"))
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as holder:
+        holder.bind(("127.0.0.1", 0))
+        taken = replace(config, port=holder.getsockname()[1])
+
+        with pytest.raises(UserError, match="in use"):
+            Supervisor(taken).prepare()
+
+    assert not config.run_dir.exists()
+    assert set(os.listdir("/proc/self/fd")) <= before
+
+
+def test_settings_reach_each_process_as_they_are_meant(config: Config) -> None:
+    # given a prepared instance
+    supervisor = Supervisor(config)
+    supervisor.prepare()
+
+    control = ControlSettings.from_json(supervisor._control_settings(5))
+    relay = RelaySettings.from_json(supervisor._relay_settings(1)(6))
+    transceiver = TransceiverSettings.from_json(supervisor._transceiver_settings(2)(7))
+
+    ports = [os.fstat(fd).st_mode for group in control.sockets for fd in group]
+    assert len(ports) == config.relays * len(config.listen)
+    assert all(map(stat.S_ISSOCK, ports))
+    assert (control.capacity, control.lifeline) == (MIN_CAPACITY, 5)
+    assert (relay.index, relay.lifeline, relay.parent) == (1, 6, os.getpid())
+    assert (transceiver.slot, transceiver.app, transceiver.max_sessions) == (2, "mine:app", 7)
+    assert [tuple(pair) for pair in transceiver.candidates] == supervisor.candidates
+    assert {control.run_dir, relay.run_dir, transceiver.run_dir} == {str(config.run_dir)}
+    supervisor.release()
