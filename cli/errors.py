@@ -1,5 +1,9 @@
 """Errors a user can mend: one line, what is wrong and how to mend it, exit code 2."""
 
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
 import click
 
 
@@ -10,6 +14,34 @@ class UserError(click.ClickException):
 
     def show(self, file: object = None) -> None:
         click.echo(f"voicerelay: error: {self.format_message()}", err=True)
+
+
+class OneLineGroup(click.Group):
+    """Has click's own complaints about the command line shown in the same form."""
+
+    def make_context(
+        self,
+        info_name: str | None,
+        args: list[str],
+        parent: click.Context | None = None,
+        **extra: Any,
+    ) -> click.Context:
+        with _one_line():
+            return super().make_context(info_name, args, parent, **extra)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        with _one_line():
+            return super().invoke(ctx)
+
+
+@contextlib.contextmanager
+def _one_line() -> Iterator[None]:
+    try:
+        yield
+    except click.exceptions.NoArgsIsHelpError:
+        raise
+    except click.UsageError as exc:
+        raise UserError(f"{exc.format_message()} (see --help)") from None
 
 
 class NotRunning(UserError):

@@ -23,13 +23,14 @@ from voicerelay.cli.config import (
     default_transceivers,
     parse_http,
 )
+from voicerelay.cli.errors import OneLineGroup
 from voicerelay.cli.network import host_port
 from voicerelay.cli.status import find_run_dir, read_status, render
 
 LOG_LEVELS = ("debug", "info", "warning", "error")
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=OneLineGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="voicerelay")
 def main() -> None:
     """Thousands of live WebRTC voice calls behind one UDP port."""

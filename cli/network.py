@@ -31,11 +31,11 @@ def expand(listen: list[str]) -> list[str]:
 
     Raises UserError.
     """
-    found: list[str] = []
+    hosts: list[str] = []
     for text in listen or [primary_address()]:
         address = _parse(text, "--listen")
-        chosen = _host_addresses(address.version) if address.is_unspecified else [str(address)]
-        found += [host for host in chosen if host not in found]
+        hosts += _host_addresses(address.version) if address.is_unspecified else [str(address)]
+    found = list(dict.fromkeys(hosts))
     if not found:
         raise UserError("--listen: the wildcard matches no address of this host; name one")
     if len(found) > MAX_LISTEN_ADDRESSES:
@@ -89,7 +89,14 @@ def _parse(text: str, option: str) -> ipaddress.IPv4Address | ipaddress.IPv6Addr
         address = ipaddress.ip_address(text)
     except ValueError:
         raise UserError(f'{option}: "{text}" is not an IP address, such as 192.0.2.10') from None
-    if address.is_multicast or (address.version == 6 and address.is_link_local):
+    nobody = address.is_unspecified and option == "--public-ip"
+    broadcast = text == "255.255.255.255"
+    if (
+        nobody
+        or broadcast
+        or address.is_multicast
+        or (address.version == 6 and address.is_link_local)
+    ):
         raise UserError(f"{option}: {text} cannot be called; give a unicast, routable address")
     return address
 
@@ -123,6 +130,8 @@ def _probe(host: str, port: int, kind: socket.SocketKind, name: str, option: str
                 if kind == socket.SOCK_STREAM:
                     sock.listen(1)
             return
+        except (TypeError, UnicodeError):
+            raise UserError(f'{option}: "{host}" is not a host name or IP address') from None
         except OSError as exc:
             # In use: by an instance that is just ending. Not available: an IPv6 address whose
             # duplicate address detection is under way, as at boot.

@@ -8,7 +8,7 @@ from voicerelay.shm import protocol
 from voicerelay.shm.counters import ControlCounter, Counters
 from voicerelay.shm.protocol import RELAY, Message
 from voicerelay.shm.region import ABI, Region
-from voicerelay.shm.table import Entry, TableFull, TableWriter
+from voicerelay.shm.table import PROGRESS_RECORDS, Entry, TableFull, TableWriter
 
 HUNG_RELAY_S = 0.25  # a heartbeat that stands still so long: a sibling reads the socket
 KILL_RELAY_S = 0.35  # and so long: the relay is ended, its successor takes the socket back
@@ -65,19 +65,21 @@ class ControlState:
 
     def __init__(self, region: Region, relays: int, now: float, plane: Plane | None = None) -> None:
         self._region = region
-        self._routes: TableWriter = region.route_writer()
-        self._flows: TableWriter = region.flow_writer()
         self._counters: Counters = region.counters
+        self.block = self._counters.control()
+        self._routes: TableWriter = region.route_writer(self.block.beat)
+        self._flows: TableWriter = region.flow_writer(self.block.beat)
         self._relays = relays
         self._peers: dict[int, Peer] = {}
         self._owned: dict[tuple[int, int], tuple[set[bytes], set[bytes]]] = {}
         self._started = now
         self._last_tick = now
         self._purged = False
-        self.block = self._counters.control()
         for table, which in ((self._routes, 0), (self._flows, 1)):
-            for key, entry in table.items():
+            for number, (key, entry) in enumerate(table.items()):
                 self._keys_of(entry.slot, entry.generation)[which].add(key)
+                if not number % PROGRESS_RECORDS:
+                    self.block.beat()
         self._plane = plane or Plane()
         self._steered = plane is not None
         self._plane.take_over(self._routes, self._flows)
@@ -122,6 +124,7 @@ class ControlState:
         ]
         if message.role == RELAY:
             actions += self._give_back(peer_id, message.index)
+            actions += self._take_back(peer_id, peer)
             actions += self._adopt_orphans()
         return actions
 
@@ -214,6 +217,15 @@ class ControlState:
             self.block.add(ControlCounter.SOCKETS_ADOPTED)
             actions.append(Send(peer_id, protocol.Adopt(relay), (RELAY, relay)))
         return actions
+
+    def _take_back(self, peer_id: int, peer: Peer) -> list[Action]:
+        """Sockets that it adopted under an earlier control and whose own relays are here."""
+        here = {
+            p.index for i, p in self._relay_peers() if i != peer_id and p.still_s < HUNG_RELAY_S
+        }
+        back = sorted(peer.holding & here)
+        peer.holding -= here
+        return [Send(peer_id, protocol.Release(relay)) for relay in back]
 
     def _sockets_for(self, message: protocol.Hello) -> tuple[str, int]:
         if message.role == RELAY or self._steered:

@@ -88,6 +88,7 @@ class RelayProcess:
                 log.error("cannot use the shared tables: %s", exc)
                 self._stopped.set()
                 return
+            self._tables = self._region.route_reader(), self._region.flow_reader()
             block = self._region.counters.relay(self._settings.index)
             block.claim(welcome.generation)
             self._forwarder = Forwarder(
@@ -111,7 +112,7 @@ class RelayProcess:
         if self._forwarder is None or self._region is None:
             _close_all(fds)
             return
-        routes, flows = self._region.route_reader(), self._region.flow_reader()
+        routes, flows = self._tables
         sockets = [socket.socket(fileno=fd) for fd in fds]
         routers = [Router(relay, local, routes, flows) for local in range(len(sockets))]
         self._forwarder.hold(relay, sockets, routers)

@@ -34,7 +34,8 @@ class Channel:
         self._on_message = on_message
         self._on_closed = on_closed
         self._decoder = Decoder()
-        self._received_fds: deque[list[int]] = deque()  # one entry a message that carried some
+        self._received_bytes = 0
+        self._received_fds: deque[tuple[int, list[int]]] = deque()  # with the end of their read
         self._unsent: deque[tuple[bytes, tuple[int, ...]]] = deque()
         self._unsent_bytes = 0
         self._closed = False
@@ -73,8 +74,8 @@ class Channel:
         self._socket.close()
         for _, fds in self._unsent:
             _close_all(fds)
-        for fds in self._received_fds:
-            _close_all(fds)
+        for _, received in self._received_fds:
+            _close_all(received)
         self._on_closed(reason)
 
     def _queue(self, data: bytes, fds: tuple[int, ...]) -> bool:
@@ -120,8 +121,11 @@ class Channel:
         except OSError as exc:
             self.close(f"receive: {exc.strerror}")
             return
+        self._received_bytes += len(data)
         if fds:
-            self._received_fds.append(fds)
+            # The kernel never reads past bytes that carry descriptors: they belong to the message
+            # that holds the last byte of this read.
+            self._received_fds.append((self._received_bytes, fds))
         if not data:
             self.close("end of file")
             return
@@ -129,17 +133,22 @@ class Channel:
             self.close("too many descriptors")
             return
         try:
-            messages = self._decoder.feed(data)
+            for message in self._decoder.feed(data):
+                self._on_message(message, self._fds_for(message))
+                if self._closed:
+                    return
         except ProtocolError as exc:
             self.close(f"protocol: {exc}")
-            return
-        for message in messages:
-            # The kernel never reads past bytes that carry descriptors, so each entry belongs to
-            # one message, in order, of those that may carry any.
-            carries = isinstance(message, CARRIES_FDS) and self._received_fds
-            self._on_message(message, self._received_fds.popleft() if carries else [])
-            if self._closed:
-                return
+
+    def _fds_for(self, message: Message) -> list[int]:
+        """The descriptors that came with a message; none for a message that may carry none."""
+        given: list[int] = []
+        while self._received_fds and self._received_fds[0][0] <= self._decoder.consumed:
+            given += self._received_fds.popleft()[1]
+        if given and not isinstance(message, CARRIES_FDS):
+            _close_all(given)
+            return []
+        return given
 
 
 def _receive(sock: socket.socket) -> tuple[bytes, list[int], int]:

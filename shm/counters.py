@@ -141,6 +141,7 @@ class Counters:
 
     def __init__(self, buffer: memoryview) -> None:
         self._words = buffer[:COUNTERS_BYTES].cast("Q")
+        self._blocks: dict[int, Block] = {}
 
     def control(self) -> Block:
         return self._block(0)
@@ -165,7 +166,12 @@ class Counters:
 
     def release(self) -> None:
         """Let go of the buffer, so that the segment can be closed."""
+        for block in self._blocks.values():
+            block.words.release()
         self._words.release()
 
     def _block(self, index: int) -> Block:
-        return Block(self._words[index * WORDS : (index + 1) * WORDS])
+        block = self._blocks.get(index)
+        if block is None:
+            block = self._blocks[index] = Block(self._words[index * WORDS : (index + 1) * WORDS])
+        return block

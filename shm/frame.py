@@ -7,7 +7,6 @@ from voicerelay.shm.path import PATH_BYTES
 
 MAX_DATAGRAM_BYTES = 2048  # no WebRTC datagram is near it; larger ones are dropped by the relay
 MAX_FRAME_BYTES = 60_000  # below 64 kB, whatever the transport
-MAX_FRAME_ENTRIES = 64
 
 _PREFIX = struct.Struct("<HBx")
 ENTRY_HEADER_BYTES = _PREFIX.size + PATH_BYTES

@@ -26,7 +26,8 @@ class Lifeline:
 
     def fail(self, reason: str) -> None:
         """Tell the supervisor in one line why this process cannot start."""
-        self._tell(FAILED + reason.replace("\n", " ").encode()[: MAX_REPORT_BYTES - 16] + b"\n")
+        line = reason.replace("\n", " ").encode(errors="backslashreplace")
+        self._tell(FAILED + line[: MAX_REPORT_BYTES - 16] + b"\n")
 
     def watch(self, on_gone: Callable[[], None]) -> None:
         """Call `on_gone` when the supervisor is gone (kill -9 closes its end)."""

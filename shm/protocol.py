@@ -1,7 +1,7 @@
 """The control protocol: length-prefixed msgpack arrays, each of one known type, checked field by field."""
 
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar
 
@@ -273,11 +273,14 @@ class Decoder:
 
     def __init__(self) -> None:
         self._buffer = bytearray()
+        self.consumed = 0
 
-    def feed(self, data: bytes) -> list[Message]:
-        """Messages completed by `data`. Raises ProtocolError for a bad one."""
+    def feed(self, data: bytes) -> Iterator[Message]:
+        """Messages completed by `data`, one by one; `consumed` counts the bytes up to its end.
+
+        Raises ProtocolError for a bad one.
+        """
         self._buffer += data
-        messages = []
         while len(self._buffer) >= LENGTH.size:
             (length,) = LENGTH.unpack_from(self._buffer)
             if not 0 < length <= MAX_MESSAGE_BYTES:
@@ -285,9 +288,10 @@ class Decoder:
             end = LENGTH.size + length
             if len(self._buffer) < end:
                 break
-            messages.append(decode(bytes(self._buffer[LENGTH.size : end])))
+            message = decode(bytes(self._buffer[LENGTH.size : end]))
             del self._buffer[:end]
-        return messages
+            self.consumed += end
+            yield message
 
     @property
     def unfinished(self) -> bool:

@@ -5,10 +5,12 @@ import os
 import secrets
 import struct
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing import resource_tracker
 from multiprocessing.shared_memory import SharedMemory
 from pathlib import Path
+from typing import TypeVar
 
 from voicerelay.shm.counters import COUNTERS_BYTES, Counters
 from voicerelay.shm.table import RECORD_BYTES, TableReader, TableWriter
@@ -28,6 +30,7 @@ _HEADER = struct.Struct("<8sII16s16s32sIII")
 _ROUTES_EPOCH_AT, _FLOWS_EPOCH_AT, _GENERATION_AT = 128, 132, 136
 _U32 = struct.Struct("<I")
 _PAGE_BYTES = 4096
+Table = TypeVar("Table", bound=TableReader)
 _SHM_DIR = Path("/dev/shm")
 
 
@@ -85,8 +88,8 @@ class Region:
         self.name = name
         self._tables = tables
         self._counters = counters
-        self._views: list[memoryview] = []
         self._buffer = _buffer(tables)
+        self._in_use: list[TableReader] = []
         header = _HEADER.unpack_from(self._buffer)
         self.instance: bytes = header[4]
         self.cluster_key: bytes = header[5]
@@ -136,17 +139,19 @@ class Region:
 
     def route_reader(self) -> TableReader:
         """ufrag -> transceiver slot, generation, session."""
-        return TableReader(*self._route_views())
+        return self._keep(TableReader(*self._route_views()))
 
     def flow_reader(self) -> TableReader:
         """Client path -> transceiver slot, generation, session."""
-        return TableReader(*self._flow_views())
+        return self._keep(TableReader(*self._flow_views()))
 
-    def route_writer(self) -> TableWriter:
-        return TableWriter(*self._route_views(), self.sizes.routes // 2)
+    def route_writer(self, progress: Callable[[], None] = lambda: None) -> TableWriter:
+        writer = TableWriter(*self._route_views(), self.sizes.routes // 2, progress)
+        return self._keep(writer)
 
-    def flow_writer(self) -> TableWriter:
-        return TableWriter(*self._flow_views(), self.sizes.flows // 2)
+    def flow_writer(self, progress: Callable[[], None] = lambda: None) -> TableWriter:
+        writer = TableWriter(*self._flow_views(), self.sizes.flows // 2, progress)
+        return self._keep(writer)
 
     def next_generation(self) -> int:
         """A number no transceiver of this instance had before (control only)."""
@@ -157,11 +162,15 @@ class Region:
     def close(self) -> None:
         """Detach; the segments stay."""
         self.counters.release()
-        for view in self._views:
-            view.release()
+        for table in self._in_use:
+            table.release()
         self._buffer.release()
         self._tables.close()
         self._counters.close()
+
+    def _keep(self, table: Table) -> Table:
+        self._in_use.append(table)
+        return table
 
     def _route_views(self) -> tuple[memoryview, memoryview]:
         return self._table_views(HEADER_BYTES, self.sizes.routes, _ROUTES_EPOCH_AT)
@@ -172,9 +181,7 @@ class Region:
 
     def _table_views(self, start: int, records: int, epoch: int) -> tuple[memoryview, memoryview]:
         buffer = self._buffer
-        views = buffer[start : start + records * RECORD_BYTES], buffer[epoch : epoch + 4]
-        self._views.extend(views)
-        return views
+        return buffer[start : start + records * RECORD_BYTES], buffer[epoch : epoch + 4]
 
 
 def remove_segments(name: str) -> bool:

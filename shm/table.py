@@ -7,13 +7,14 @@ Stores are seen in program order, which x86-64 guarantees.
 
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple, Protocol
 
 KEY_BYTES = 20
 RECORD_BYTES = 64
 MAX_PROBE = 256  # records looked at before a key counts as absent
 READ_RETRIES = 4
+PROGRESS_RECORDS = 1 << 17  # scanned between two signs of life
 EMPTY, USED, DEAD = 0, 1, 2  # DEAD: found broken, being repaired
 
 # seq, generation, slot, state, session, seen (ms, monotonic), key
@@ -63,6 +64,11 @@ class TableReader:
         self._mask = len(records) // RECORD_BYTES - 1
         self._max_probe = min(MAX_PROBE, self._mask + 1)
 
+    def release(self) -> None:
+        """Let go of the memory; nothing can be read any more."""
+        for view in (self.sequences, self._records, self._epoch):
+            view.release()
+
     def find(self, key: bytes) -> Entry | None:
         """The entry of a key, or None."""
         found = self.locate(key)
@@ -111,14 +117,20 @@ class TableReader:
 class TableWriter(TableReader):
     """The one writer. Keeps key -> index beside the table and repairs what a killed writer left."""
 
-    def __init__(self, records: memoryview, epoch: memoryview, capacity: int) -> None:
+    def __init__(
+        self,
+        records: memoryview,
+        epoch: memoryview,
+        capacity: int,
+        progress: Callable[[], None] = lambda: None,
+    ) -> None:
         super().__init__(records, epoch)
         if capacity * 2 > self._mask + 1:
             raise ValueError("a table holds at most half as many keys as records")
         self.capacity = capacity
         self.mirror: Mirror | None = None
         self._index: dict[bytes, int] = {}
-        self.repaired = self._repair()
+        self.repaired = self._repair(progress)
 
     def __len__(self) -> int:
         return len(self._index)
@@ -204,15 +216,18 @@ class TableWriter(TableReader):
     def _move_epoch(self) -> None:
         _U32.pack_into(self._epoch, 0, (_U32.unpack_from(self._epoch)[0] + 1) & 0xFFFFFFFF)
 
-    def _repair(self) -> int:
-        """Index what is sound; empty half-written records and second copies. Returns how many."""
+    def _repair(self, progress: Callable[[], None]) -> int:
+        """Index what is sound; empty half-written records and second copies. Returns how many.
+
+        `progress` is called now and then: a large table takes seconds.
+        """
         if _U32.unpack_from(self._epoch)[0] & 1:
             self._move_epoch()
         broken = []
-        for index in range(self._mask + 1):
-            sequence, _, _, state, _, _, key = _RECORD.unpack_from(
-                self._records, index * RECORD_BYTES
-            )
+        for index, record in enumerate(_RECORD.iter_unpack(self._records)):
+            sequence, _, _, state, _, _, key = record
+            if not index % PROGRESS_RECORDS:
+                progress()
             if not sequence & 1 and state == EMPTY:
                 continue
             if sequence & 1 or state != USED or key in self._index:

@@ -87,7 +87,10 @@ def load_app(target: str) -> App:
                 f'APP: there is no module "{name}"; start where it can be imported'
             ) from exc
         raise AppError(f'APP: importing "{name}" failed: {exc}') from exc
-    except Exception as exc:  # the user's module may raise anything; it becomes one line
+    except (
+        Exception,
+        SystemExit,
+    ) as exc:  # the user's module may raise anything; it becomes one line
         raise AppError(f'APP: importing "{name}" failed: {type(exc).__name__}: {exc}') from exc
     app: object = module
     for part in attribute.split("."):

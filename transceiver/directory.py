@@ -42,7 +42,7 @@ class Directory:
         self._loop = asyncio.get_running_loop()
         self._client = ControlClient(run_dir, self._hello, self._welcome, self._message, self._lost)
         self._numbers = itertools.cycle(range(1, 1 << 32))
-        self._pending: dict[int, tuple[Callable[[str], None], asyncio.TimerHandle]] = {}
+        self._pending: dict[int, tuple[Callable[[str], None], asyncio.TimerHandle, Message]] = {}
         self._late: dict[int, Message] = {}
         self.generation = 0
         self.routes: dict[bytes, int] = {}
@@ -108,7 +108,15 @@ class Directory:
             done(CONTROL_GONE)
             return
         timer = self._loop.call_later(REQUEST_TIMEOUT_S, self._give_up, number, undo)
-        self._pending[number] = done, timer
+        self._pending[number] = done, timer, undo
+
+    def _wanted_again(self, undo: Message) -> bool:
+        """Whether a later request for the same flow stands or waits: then it is to stay."""
+        if not isinstance(undo, protocol.ReleaseFlow):
+            return False
+        return self.flows.get(undo.path) == undo.session or any(
+            waiting == undo for _, _, waiting in self._pending.values()
+        )
 
     def _give_up(self, number: int, undo: Message) -> None:
         """No answer in time. Should control grant it after all, it is taken back."""
@@ -119,7 +127,7 @@ class Directory:
     def _answer(self, number: int, error: str) -> None:
         waiting = self._pending.pop(number, None)
         if waiting is not None:
-            done, timer = waiting
+            done, timer, _ = waiting
             timer.cancel()
             done(error)
 
@@ -151,7 +159,7 @@ class Directory:
                 undo = self._late.pop(number, None)
                 if undo is None:
                     self._answer(number, error)
-                elif not error:
+                elif not error and not self._wanted_again(undo):
                     self._client.send(undo)
             case protocol.FlowLost(path, session):
                 if self.flows.get(path) == session:

@@ -15,6 +15,7 @@ CONSENT_EXPIRY_S = 30.0  # RFC 7675 §5.1
 RESTART_OVERLAP_S = 5.0  # how long the credentials before an ICE restart stay good
 MAX_VALID_PATHS = 16  # a session; the oldest that is not selected gives way
 MAX_TRANSACTIONS = 1024  # remembered (about 40 minutes), so that a replayed check moves nothing
+RETRANSMISSION_S = 40.0  # the longest a client repeats one request, RFC 8489 §6.2.1
 SILENCE_S = 0.2  # a selected path is silent after so long without media (ten lost frames)
 NO_MEDIA_SILENCE_S = 0.5  # and, for a client that sends no media, without checks and media
 
@@ -79,7 +80,7 @@ class IceAgent:
     _selected_round: int = 0
     _previous: Credentials | None = None
     _previous_until: float = 0.0
-    _transactions: OrderedDict[bytes, bytes] = field(default_factory=OrderedDict)
+    _transactions: OrderedDict[bytes, tuple[bytes, float]] = field(default_factory=OrderedDict)
 
     def receive(
         self, data: bytes, path: bytes, now: float
@@ -100,7 +101,7 @@ class IceAgent:
         credentials = self._match(message.username, now)
         if credentials is None or not stun.integrity_holds(data, message, credentials.password):
             return TransceiverCounter.DROPPED_BAD_INTEGRITY
-        return self._authenticated(message, path, credentials)
+        return self._authenticated(message, path, credentials, now)
 
     def accept(self, check: Check, now: float) -> bytes | None:
         """Let an authenticated check take effect, its flow being committed.
@@ -115,7 +116,8 @@ class IceAgent:
             forgotten = self._forget_oldest(check.path)
         entry.checked_at = now
         if self.selected is None:
-            self.selected = check.path  # lets DTLS begin before nomination (RFC 8445 §12.2)
+            # Lets DTLS begin before nomination (RFC 8445 §12.2).
+            self.selected, self._selected_round = check.path, check.round
         elif check.nominate and check.round > self._selected_round:
             # The client leaves the old round with this nomination (RFC 8445 §9).
             self.selected, self._selected_round = check.path, check.round
@@ -181,21 +183,22 @@ class IceAgent:
         return None
 
     def _authenticated(
-        self, message: stun.Message, path: bytes, credentials: Credentials
+        self, message: stun.Message, path: bytes, credentials: Credentials, now: float
     ) -> Check | ErrorReply | TransceiverCounter:
         transaction = message.transaction
-        if message.unknown:
-            unknown = b"".join(kind.to_bytes(2, "big") for kind in message.unknown)
-            return ErrorReply(_error(transaction, 420, b"Unknown Attribute", unknown, credentials))
-        if message.controlled:
-            # RFC 8445 §7.3.1.1: a lite agent is always controlled, so the client must switch.
-            return ErrorReply(_error(transaction, 487, b"Role Conflict", b"", credentials))
-        if self._transactions.setdefault(transaction, path) != path:
-            # MESSAGE-INTEGRITY does not cover the source address: the same check from elsewhere
-            # is a replay and must not move a flow.
+        known_path, since = self._transactions.setdefault(transaction, (path, now))
+        if known_path != path or now - since > RETRANSMISSION_S:
+            # MESSAGE-INTEGRITY covers neither the source address nor the time: the same check
+            # from elsewhere, or much later, is a replay and must neither move nor keep a call.
             return TransceiverCounter.DROPPED_REPLAYED_CHECK
         if len(self._transactions) > MAX_TRANSACTIONS:
             self._transactions.popitem(last=False)
+        if message.unknown:
+            unknown = b"".join(kind.to_bytes(2, "big") for kind in message.unknown)
+            return ErrorReply(_error(transaction, 420, unknown, credentials))
+        if message.controlled:
+            # RFC 8445 §7.3.1.1: a lite agent is always controlled, so the client must switch.
+            return ErrorReply(_error(transaction, 487, b"", credentials))
         port, address = path_address(path)
         mapped = stun.xor_address(port, address, transaction)
         reply = stun.build(
@@ -225,10 +228,9 @@ class IceAgent:
         return oldest
 
 
-def _error(
-    transaction: bytes, code: int, reason: bytes, unknown: bytes, credentials: Credentials
-) -> bytes:
-    value = bytes((0, 0, code // 100, code % 100)) + reason
+def _error(transaction: bytes, code: int, unknown: bytes, credentials: Credentials) -> bytes:
+    """Without a reason phrase, so that no answer is longer than its request."""
+    value = bytes((0, 0, code // 100, code % 100))
     attributes = [(stun.ERROR_CODE, value)]
     if unknown:
         attributes.append((stun.UNKNOWN_ATTRIBUTES, unknown))

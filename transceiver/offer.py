@@ -1,5 +1,6 @@
 """What an offer must have before a peer connection is made of it (RFC 8829, RFC 9725 §4.2)."""
 
+import re
 from dataclasses import dataclass
 
 from aiortc.sdp import MediaDescription, SessionDescription
@@ -7,6 +8,8 @@ from aiortc.sdp import MediaDescription, SessionDescription
 MAX_OFFER_BYTES = 64 * 1024
 
 
+MAX_MEDIA_SECTIONS = 16
+_ICE_UFRAG = re.compile(r"[A-Za-z0-9+/]{4,256}")  # RFC 8839 §5.4
 # Candidates are never contacted; feedback is for video, and aiortc's parser multiplies it.
 _USELESS = ("a=candidate:", "a=rtcp-fb:")
 
@@ -32,6 +35,8 @@ def check_offer(text: str) -> Offer:
     """Check an offer. Raises OfferError, and nothing else."""
     if not text.startswith("v=0"):
         raise OfferError(400, "malformed_sdp", "the body is not SDP: it must begin with v=0")
+    if text.count("\nm=") > MAX_MEDIA_SECTIONS:
+        raise OfferError(406, "media_sections", f"at most {MAX_MEDIA_SECTIONS} m-lines are read")
     sdp = "".join(line + "\r\n" for line in _lines_to_keep(text))
     try:
         description = SessionDescription.parse(sdp)
@@ -49,6 +54,8 @@ def check_offer(text: str) -> Offer:
         if section.dtls is None or not section.dtls.fingerprints:
             raise OfferError(400, "no_dtls", "a=fingerprint or a=setup is missing")
     codecs = [c.mimeType.lower() for s in media if s.kind == "audio" for c in s.rtp.codecs]
+    if not _ICE_UFRAG.fullmatch(_ufrag_of(media[0])):
+        raise OfferError(400, "no_ice_credentials", "a=ice-ufrag has characters that ICE does not")
     if "audio/opus" not in codecs:
         raise OfferError(406, "no_opus", "the offer has no Opus codec")
     return Offer(sdp, _ufrag_of(media[0]))

@@ -17,7 +17,7 @@ from voicerelay.transceiver.directory import Directory
 from voicerelay.transceiver.ice import Check, Credentials, ErrorReply, IceAgent
 from voicerelay.transceiver.mux import Mux
 from voicerelay.transceiver.offer import Offer
-from voicerelay.transceiver.seam import Peer, answer
+from voicerelay.transceiver.seam import NotAcceptable, Peer, answer
 from voicerelay.transceiver.voice import REPORT_INTERVAL_S, VoicePath
 
 SETUP_TIMEOUT_S = 30.0  # from the answer to media
@@ -91,14 +91,18 @@ class LiveSession(Session):
         """Register the route and answer. Raises DirectoryError or NotAcceptable."""
         credentials = Credentials(ufrag, make_password(), offer.ice_ufrag.encode())
         self._ice = IceAgent(credentials, consent_at=self.created_at)
-        await self._add_route(ufrag)
         try:
-            self._peer = await answer(offer.sdp, self)
+            await self._add_route(ufrag)
+            peer = await answer(offer.sdp, self)
+            if self.state is State.CLOSED:
+                await peer.close()
+                raise NotAcceptable("the session was ended while it began")
+            self._peer = peer
+            self._move(State.CHECKING)
         except BaseException:
             self._drop_routes()
             raise
-        self._move(State.CHECKING)
-        return self._peer.answer
+        return peer.answer
 
     async def restart_ice(self, ufrag: bytes, remote_ufrag: str) -> Credentials:
         """New credentials (RFC 9725 §4.3.3). Raises DirectoryError; then the old ones stay."""
@@ -106,6 +110,10 @@ class LiveSession(Session):
         credentials = Credentials(ufrag, make_password(), remote_ufrag.encode())
         await self._add_route(ufrag)
         self._ice.restart(credentials, time.monotonic())
+        # The credentials before the last ones no longer count, so their route must go too.
+        for stale in self._ufrags[:-2]:
+            self._forget_ufrag(stale)
+        del self._ufrags[:-2]
         self.etag = secrets.token_urlsafe(9)
         return credentials
 
@@ -205,9 +213,9 @@ class LiveSession(Session):
         if isinstance(result, TransceiverCounter):
             self._mux.drop(result)
             return
-        self._mux.delivered()
         self.relay = relay
         if isinstance(result, ErrorReply):
+            self._mux.delivered()
             self._mux.send(result.reply, path)
         elif result.known_path and self._mux.by_path.get(path) is self:
             self._accept(result, now)
@@ -216,12 +224,17 @@ class LiveSession(Session):
 
     def datagram_received(self, data: bytes, path: bytes, relay: int | None) -> None:
         """DTLS, SRTP or SRTCP from a path with a flow."""
+        self.relay = relay
+        self._judge(data, path)
+
+    def _judge(self, data: bytes, path: bytes) -> None:
         reason = self._take(data, path)
-        if reason is None:
-            self.relay = relay
-            self._mux.delivered()
-        else:
+        if reason is not None:
             self._mux.drop(reason)
+        elif self._early and self._early[-1] == (data, path):
+            pass  # counted when its keys are there
+        else:
+            self._mux.delivered()
 
     def _take(self, data: bytes, path: bytes) -> TransceiverCounter | None:
         if self._ice is None or self._peer is None or path not in self._ice.valid:
@@ -304,6 +317,7 @@ class LiveSession(Session):
         forgotten = self._ice.accept(check, now)
         if forgotten is not None:
             self._forget_path(forgotten)
+        self._mux.delivered()
         self._mux.send(check.reply, check.path)
         if self._peer is not None:
             self._peer.ready()
@@ -335,9 +349,7 @@ class LiveSession(Session):
         self._agent_task = asyncio.get_running_loop().create_task(self._run_agent())
         early, self._early = self._early, []
         for data, path in early:
-            reason = self._take(data, path)
-            if reason is not None:
-                self._mux.drop(reason)
+            self._judge(data, path)
         log.info(
             "session %s connected in %.0f ms",
             self.short_id,
@@ -388,7 +400,7 @@ class LiveSession(Session):
     def send(self, packet: AudioPacket) -> None:
         peer, connected = self._peer, self.state is State.CONNECTED
         if self._voice is not None and peer is not None and connected and peer.sends:
-            self._send_protected(self._voice.packetize(packet), rtcp=False)
+            self._send_protected(self._voice.packetize(packet, time.monotonic()), rtcp=False)
 
     def close(self) -> None:
         self.end("closed by the agent")

@@ -41,6 +41,8 @@ class Siblings:
 
     async def pass_on(self, slot: int, request: web.Request) -> web.Response:
         """The sibling's answer to the same request. Raises SiblingGone."""
+        if not http_socket(self._run_dir, slot).exists():
+            raise SiblingGone  # a guessed id must not make a client for its slot
         body = await request.read()
         headers = {k: request.headers[k] for k in _REQUEST_HEADERS if k in request.headers}
         try:

@@ -198,6 +198,9 @@ class Signalling:
 async def _text_of(request: web.Request) -> str:
     try:
         async with asyncio.timeout(BODY_TIMEOUT_S):
-            return await request.text()
+            body = await request.read()
     except TimeoutError:
         raise web.HTTPRequestTimeout from None
+    if (request.charset or "utf-8").lower() not in ("utf-8", "us-ascii"):
+        raise web.HTTPUnsupportedMediaType  # SDP is UTF-8, RFC 8866 §5
+    return body.decode("utf-8")

@@ -79,6 +79,7 @@ class VoicePath:
         self.rtt_s: float | None = None
         self.sent = 0
         self._sent_octets = 0
+        self._sent_at = 0.0
         self._sequence = secrets.randbelow(1 << 15)  # away from a wrap before SRTP's first index
         self._timestamp = secrets.randbits(32)
         # What is sent keeps the distances of what is given: (given sequence, timestamp) -> ours.
@@ -100,8 +101,9 @@ class VoicePath:
         stream.add(packet.sequence, packet.timestamp, now)
         return AudioPacket(packet.payload, packet.sequence, packet.timestamp, packet.marker)
 
-    def packetize(self, audio: AudioPacket) -> bytes:
+    def packetize(self, audio: AudioPacket, now: float) -> bytes:
         """RTP for an audio packet, on our own SSRC, sequence and timestamp."""
+        self._sent_at = now
         if self._given is not None:
             self._sequence += audio.sequence - self._given[0]
             self._timestamp += audio.timestamp - self._given[1]
@@ -141,7 +143,10 @@ class VoicePath:
         blocks = [self.inbound.report(now)] if self.inbound else []
         sender = None
         if self.sent:
-            sender = rtp.SenderInfo(_ntp(wall), self._timestamp, self.sent, self._sent_octets)
+            # The timestamp belongs to the same instant as the NTP time (RFC 3550 §6.4.1).
+            since = int((now - self._sent_at) * CLOCK_RATE_HZ)
+            timestamp = (self._timestamp + since) & 0xFFFFFFFF
+            sender = rtp.SenderInfo(_ntp(wall), timestamp, self.sent, self._sent_octets)
         if not blocks and sender is None:
             return None
         return rtp.build_report(self.ssrc, self._cname, sender, blocks)

@@ -151,7 +151,7 @@ def test_a_stream_may_be_cut_anywhere(messages: list[Message], data: st.DataObje
 
     found: list[Message] = []
     for start, end in zip([0, *cuts], [*cuts, len(stream)], strict=True):
-        found += decoder.feed(stream[start:end])
+        found += list(decoder.feed(stream[start:end]))
 
     assert found == messages
     assert not decoder.unfinished
@@ -161,9 +161,9 @@ def test_half_a_message_is_unfinished() -> None:
     decoder = Decoder()
     data = encode(protocol.Adopt(1))
 
-    assert decoder.feed(data[:-1]) == []
+    assert list(decoder.feed(data[:-1])) == []
     assert decoder.unfinished
-    assert decoder.feed(data[-1:]) == [protocol.Adopt(1)]
+    assert list(decoder.feed(data[-1:])) == [protocol.Adopt(1)]
     assert not decoder.unfinished
 
 
@@ -173,7 +173,7 @@ def test_a_length_out_of_range_is_refused_at_once(length: int) -> None:
     tracemalloc.start()
 
     with pytest.raises(ProtocolError, match="message length"):
-        Decoder().feed(LENGTH.pack(length))
+        list(Decoder().feed(LENGTH.pack(length)))
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
 
@@ -183,7 +183,7 @@ def test_a_length_out_of_range_is_refused_at_once(length: int) -> None:
 def test_the_longest_message_is_waited_for() -> None:
     decoder = Decoder()
 
-    assert decoder.feed(LENGTH.pack(MAX_MESSAGE_BYTES) + bytes(100)) == []
+    assert list(decoder.feed(LENGTH.pack(MAX_MESSAGE_BYTES) + bytes(100))) == []
     assert decoder.unfinished
 
 

@@ -192,7 +192,9 @@ def test_what_leaves_keeps_the_distances_of_what_was_given_over_every_wrap(
         after = (before[0] + sequence) & 0xFFFF, (before[1] + timestamp) & 0xFFFFFFFF
         given_at.append(after)
 
-    sent = [parse_rtp(voice.packetize(AudioPacket(b"x", s, t, s % 2 == 0))) for s, t in given_at]
+    sent = [
+        parse_rtp(voice.packetize(AudioPacket(b"x", s, t, s % 2 == 0), 0.0)) for s, t in given_at
+    ]
 
     for (sequence, timestamp), packet in zip(given_at, sent, strict=True):
         assert (packet.ssrc, packet.payload_type) == (OURS, OPUS)
@@ -204,18 +206,18 @@ def test_what_leaves_keeps_the_distances_of_what_was_given_over_every_wrap(
 def test_our_first_sequence_is_far_from_a_wrap() -> None:
     """SRTP's roll-over counter cannot be guessed by a peer that misses the first packets (§3.3.1)."""
     for _ in range(50):
-        assert parse_rtp(path().packetize(AudioPacket(b"x", 0, 0))).sequence < 0x8000
+        assert parse_rtp(path().packetize(AudioPacket(b"x", 0, 0), 0.0)).sequence < 0x8000
 
 
 def test_an_echo_of_a_new_source_goes_on_by_one_frame() -> None:
     # given an echo of one source
     voice = path()
     voice.receive(rtp(9, 0), 0.0)
-    before = parse_rtp(voice.packetize(AudioPacket(b"x", 9, 0)))
+    before = parse_rtp(voice.packetize(AudioPacket(b"x", 9, 0), 0.0))
 
     # when the source changes, and with it all numbers
     voice.receive(rtp(50_000, 4_000_000, THEIRS + 1), 0.1)
-    after = parse_rtp(voice.packetize(AudioPacket(b"x", 50_000, 4_000_000)))
+    after = parse_rtp(voice.packetize(AudioPacket(b"x", 50_000, 4_000_000), 0.0))
 
     # then ours go on
     assert (after.sequence - before.sequence) & 0xFFFF == 1
@@ -241,9 +243,9 @@ def test_a_receiver_that_does_not_send_makes_a_receiver_report() -> None:
 
 def test_a_sender_report_counts_what_was_sent() -> None:
     voice = path()
-    sent = [parse_rtp(voice.packetize(AudioPacket(b"12345", n, n * 960))) for n in range(3)]
+    sent = [parse_rtp(voice.packetize(AudioPacket(b"12345", n, n * 960), 0.0)) for n in range(3)]
 
-    data = voice.report(0.0, WALL)
+    data = voice.report(0.5, WALL)
 
     assert data is not None
     assert data[1] == 200
@@ -251,7 +253,9 @@ def test_a_sender_report_counts_what_was_sent() -> None:
         int.from_bytes(data[at : at + 4], "big") for at in range(8, 28, 4)
     )
     assert (seconds, fraction) == (int(WALL) + NTP_EPOCH_OFFSET_S, 0)
-    assert (timestamp, packets, octets) == (sent[-1].timestamp, 3, 15)
+    # half a second after the last packet, and so is the timestamp (RFC 3550 §6.4.1)
+    assert (timestamp - sent[-1].timestamp) & 0xFFFFFFFF == 24_000
+    assert (packets, octets) == (3, 15)
 
 
 def test_our_report_says_how_long_ago_the_last_sender_report_came() -> None:
