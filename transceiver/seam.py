@@ -325,11 +325,6 @@ class Peer:
         """A DTLS datagram; False when too many wait."""
         return self._connection.deliver(data)
 
-    @property
-    def has_keys(self) -> bool:
-        """Whether DTLS has given the keys of SRTP."""
-        return self._dtls._rx_srtp is not None
-
     def unprotect(self, data: bytes, rtcp: bool) -> bytes | None:
         """Decrypted RTP or RTCP; None when there are no keys yet or it is not authentic."""
         srtp = self._dtls._rx_srtp

@@ -26,6 +26,7 @@ MAX_UNREAD_PACKETS = 50  # one second of voice
 MAX_EARLY_PACKETS = 16  # media that came before its keys
 MAX_PENDING_PATHS = 16  # paths whose flow control is still to write
 MAX_PENDING_CHECKS = 4  # a path
+FIRST_RTP_BYTE = 128  # RFC 7983 §7: DTLS stays below
 
 log = logging.getLogger("voicerelay.session")
 
@@ -225,16 +226,20 @@ class LiveSession(Session):
     def datagram_received(self, data: bytes, path: bytes, relay: int | None) -> None:
         """DTLS, SRTP or SRTCP from a path with a flow."""
         self.relay = relay
-        self._judge(data, path)
+        if self.state is not State.CHECKING or data[0] < FIRST_RTP_BYTE:
+            self._judge(data, path)
+        elif len(self._early) < MAX_EARLY_PACKETS:
+            # The client's last flight is on its way through aiortc's task; its media comes behind.
+            self._early.append((data, path))
+        else:
+            self._mux.drop(TransceiverCounter.DROPPED_QUEUE_FULL)
 
     def _judge(self, data: bytes, path: bytes) -> None:
         reason = self._take(data, path)
-        if reason is not None:
-            self._mux.drop(reason)
-        elif self._early and self._early[-1] == (data, path):
-            pass  # counted when its keys are there
-        else:
+        if reason is None:
             self._mux.delivered()
+        else:
+            self._mux.drop(reason)
 
     def _take(self, data: bytes, path: bytes) -> TransceiverCounter | None:
         if self._ice is None or self._peer is None or path not in self._ice.valid:
@@ -242,15 +247,9 @@ class LiveSession(Session):
         reason = guard.objection(data)
         if reason is not None:
             return reason
-        if data[0] < 64:
+        if data[0] < FIRST_RTP_BYTE:
             if not self._peer.deliver(data):
                 return TransceiverCounter.DROPPED_QUEUE_FULL
-            return None
-        if not self._peer.has_keys:
-            # The client's last flight is on its way through aiortc's task; its media comes behind.
-            if len(self._early) >= MAX_EARLY_PACKETS:
-                return TransceiverCounter.DROPPED_QUEUE_FULL
-            self._early.append((data, path))
             return None
         rtcp = rtp.is_rtcp(data)
         plain = self._peer.unprotect(data, rtcp)

@@ -190,7 +190,6 @@ async def until(happened: Callable[[], bool]) -> None:
 
 def decrypt(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let media pass as if it had been decrypted and will be encrypted."""
-    monkeypatch.setattr(Peer, "has_keys", True)
     monkeypatch.setattr(Peer, "unprotect", lambda _self, data, rtcp: data)
     monkeypatch.setattr(Peer, "protect", lambda _self, data, rtcp: data)
 
