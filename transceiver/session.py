@@ -1,6 +1,7 @@
 """One call: binds ICE, the peer connection, the voice path and the agent together."""
 
 import asyncio
+import contextlib
 import logging
 import secrets
 import time
@@ -21,6 +22,7 @@ from voicerelay.transceiver.seam import NotAcceptable, Peer, answer
 from voicerelay.transceiver.voice import REPORT_INTERVAL_S, VoicePath
 
 SETUP_TIMEOUT_S = 30.0  # from the answer to media
+HANDSHAKE_GRACE_S = 0.5  # a session that is ended in its handshake waits so long for its end
 IDLE_PATH_S = 30.0  # a path that is not selected and no longer checked is given up
 MAX_UNREAD_PACKETS = 50  # one second of voice
 MAX_EARLY_PACKETS = 16  # media that came before its keys
@@ -82,6 +84,7 @@ class LiveSession(Session):
         self._ufrags: list[bytes] = []  # the last one is in force
         self._unread: deque[AudioPacket] = deque(maxlen=MAX_UNREAD_PACKETS)
         self._arrived = asyncio.Event()
+        self._keys = asyncio.Event()
         self._agent_task: asyncio.Task[None] | None = None
         self._close_task: asyncio.Task[None] | None = None
         self._reported_at = 0.0
@@ -134,6 +137,10 @@ class LiveSession(Session):
             await asyncio.wait([self._agent_task], timeout=1.0)
         try:
             if self._peer is not None:
+                if self._peer.dtls_state == "connecting":
+                    # Only a finished handshake can carry the goodbye.
+                    with contextlib.suppress(TimeoutError):
+                        await asyncio.wait_for(self._keys.wait(), HANDSHAKE_GRACE_S)
                 await self._peer.close()
         except Exception:
             log.exception("session %s: closing the peer connection", self.short_id)
@@ -340,6 +347,7 @@ class LiveSession(Session):
 
     def media_started(self, payload_type: int, ssrc: int) -> None:
         """DTLS is up: keys are there, the agent may speak."""
+        self._keys.set()
         if self.state is not State.CHECKING:
             return
         self._move(State.CONNECTED)

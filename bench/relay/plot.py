@@ -8,7 +8,11 @@ _OURS, _THEIRS = "#1b7f5c", "#9aa5b1"
 _PANELS = (
     ("saturated", "relay_us", "CPU of the relay, saturated\nµs per packet"),
     ("everyday", "relay_us", "CPU of the relay, 20,000 packets/s\nµs per packet"),
-    ("everyday", "p99_us", "One-way latency, 20,000 packets/s\nµs: p50 (dot), p99 (bar)"),
+    (
+        "everyday",
+        "p99_us",
+        "One-way latency, 20,000 packets/s\nµs, logarithmic: p50 (dot), p99 (bar)",
+    ),
 )
 
 
@@ -34,10 +38,13 @@ def draw(summary: dict[str, Any], path: Path) -> str:
         ]
         axis.barh(names, widths, color=colors, xerr=spread, ecolor="#444444", capsize=2)
         for row, (width, high) in enumerate(zip(widths, spread[1], strict=True)):
-            axis.annotate(f" {width:.3g}", (width + high, row), va="center", fontsize=8)
+            label = f"{width:,.0f}" if width >= 10 else f"{width:.2g}"
+            axis.annotate(f" {label}", (width + high, row), va="center", fontsize=8)
         axis.margins(x=0.15)
         if figure_name == "p99_us":
             middles = [c["phases"].get(phase, {}).get("p50_us") for c in shown.values()]
+            axis.set_xscale("log")
+            axis.set_xlim(1, max(w + high for w, high in zip(widths, spread[1], strict=True)) * 4)
             axis.plot([m["median"] if m else 0 for m in middles], names, "o", color="black", ms=4)
         axis.set_title(title, fontsize=10)
         axis.spines[["top", "right"]].set_visible(False)
