@@ -8,16 +8,16 @@ from itertools import chain
 
 from voicerelay.relay.links import Links
 from voicerelay.relay.pace import Pace
-from voicerelay.relay.route import Router
+from voicerelay.relay.receive import MAX_BATCH, Batch, Source
+from voicerelay.relay.route import BY_FLOW, Router
 from voicerelay.shm.counters import Block, RelayCounter
 from voicerelay.shm.frame import ENTRY_LENGTHS, MAX_DATAGRAM_BYTES, MAX_FRAME_BYTES
 
-MAX_DRAIN = 64  # packets a socket and look, so that one busy socket cannot starve the others
+MAX_DRAIN = MAX_BATCH  # packets a socket and look, so that one busy socket cannot starve the others
 MAX_LOOKS = 40  # a wake-up; then the heartbeat and control have their turn
 PARTS = 3  # of an entry in a batch: length, tail, datagram
-_RECEIVE_BYTES = MAX_DATAGRAM_BYTES + 1  # one more, to see that a datagram was longer
 
-Batches = dict[tuple[int, int], list[bytes]]
+Parts = list[bytes | memoryview]
 
 
 class Forwarder:
@@ -39,14 +39,16 @@ class Forwarder:
         self._block = block
         self._pace = pace
         self._sleep = sleep
-        self._held: dict[int, list[tuple[socket.socket, Router]]] = {}
+        self._held: dict[int, list[tuple[socket.socket, Router[Source]]]] = {}
+        self._batches = {family: Batch(family) for family in (socket.AF_INET, socket.AF_INET6)}
+        self._received = self._received_bytes = self._forwarded = self._frames = 0
 
     @property
     def holding(self) -> list[int]:
         """Indices of the relay sockets being read."""
         return sorted(self._held)
 
-    def hold(self, relay: int, sockets: list[socket.socket], routers: list[Router]) -> None:
+    def hold(self, relay: int, sockets: list[socket.socket], routers: list[Router[Source]]) -> None:
         """Start to read a relay socket (one socket and router for each listen address)."""
         self.release(relay)
         self._held[relay] = list(zip(sockets, routers, strict=True))
@@ -65,71 +67,87 @@ class Forwarder:
     def _wake(self) -> None:
         """Packets are there: forward them, and while more come quickly, wait and look again."""
         for _ in range(MAX_LOOKS):
-            drained = self._look()
+            drained = 0
+            for sock, router in chain.from_iterable(self._held.values()):
+                drained += self._drain(sock, router)
             if not self._pace.worth_waiting(drained, time.monotonic()):
-                return
+                break
             if drained < MAX_DRAIN:
                 self._sleep(self._pace.coalesce_s)
+        self._count()
 
-    def _look(self) -> int:
-        """Drain every held socket once and deliver; returns how many packets there were."""
-        batches: Batches = {}
-        received = 0
-        for sock, router in chain.from_iterable(self._held.values()):
-            received += self._drain(sock, router, batches)
-        self._block.add(RelayCounter.WAKEUPS)
-        self._block.add(RelayCounter.PACKETS_RECEIVED, received)
-        for target, batch in batches.items():
-            self._deliver(target, batch)
-        return received
-
-    def _drain(self, sock: socket.socket, router: Router, batches: Batches) -> int:
-        receive, decide, get, lengths = sock.recvfrom, router.decide, batches.get, ENTRY_LENGTHS
-        received = received_bytes = 0
-        for _ in range(MAX_DRAIN):
-            try:
-                datagram, address = receive(_RECEIVE_BYTES)
-            except OSError:
-                break  # nothing left; or an ICMP error of an earlier send, the socket is fine
-            received += 1
-            size = len(datagram)
-            received_bytes += size
-            destination = decide(datagram, address)
-            if isinstance(destination, RelayCounter):
-                self._block.add(destination)
-                continue
-            target, tail = destination
-            batch = get(target)
-            if batch is None:
-                batches[target] = [lengths[size], tail, datagram]
+    def _drain(self, sock: socket.socket, router: Router[Source]) -> int:
+        """Take what waits at a socket and deliver it; returns how many packets there were."""
+        batch = self._batches[sock.family]
+        received = batch.receive(sock.fileno())
+        if not received:
+            return 0
+        store, sizes, lengths, by_flow = batch.store, batch.sizes, ENTRY_LENGTHS, BY_FLOW
+        sequences, known_of = router.sequences, router.cache.get
+        frames: dict[tuple[int, int], Parts] = {}
+        frame_of = frames.get
+        for (start, at), source in zip(batch.places, batch.sources(received), strict=False):
+            size = sizes[at]
+            self._received_bytes += size
+            datagram = store[start : start + size]
+            known = known_of(source)
+            # What `decide` would answer from its cache, without the call.
+            if (
+                known is not None
+                and 0 < size <= MAX_DATAGRAM_BYTES
+                and by_flow[datagram[0]]
+                and sequences[known[0]] == known[1]
+            ):
+                target, tail = known[2]
             else:
-                batch += (lengths[size], tail, datagram)
-        self._block.add(RelayCounter.BYTES_RECEIVED, received_bytes)
+                decision = router.decide(bytes(datagram), source)
+                if isinstance(decision, RelayCounter):
+                    self._block.add(decision)
+                    continue
+                target, tail = decision
+            parts = frame_of(target)
+            if parts is None:
+                frames[target] = [lengths[size], tail, datagram]
+            else:
+                parts += (lengths[size], tail, datagram)
+        # Before the buffers are used again.
+        for target, parts in frames.items():
+            self._deliver(target, parts)
+        self._received += received
         return received
 
-    def _deliver(self, target: tuple[int, int], batch: list[bytes]) -> None:
-        frame = b"".join(batch)
+    def _deliver(self, target: tuple[int, int], parts: Parts) -> None:
+        frame = b"".join(parts)
         if len(frame) > MAX_FRAME_BYTES:
-            for part in split_batch(batch):
-                self._send(target, b"".join(part), len(part) // PARTS)
+            for some in split_batch(parts):
+                self._send(target, b"".join(some), len(some) // PARTS)
         else:
-            self._send(target, frame, len(batch) // PARTS)
+            self._send(target, frame, len(parts) // PARTS)
 
     def _send(self, target: tuple[int, int], frame: bytes, packets: int) -> None:
         reason = self._links.send(target, frame)
         if reason is None:
-            self._block.add(RelayCounter.FRAMES_SENT)
-            self._block.add(RelayCounter.PACKETS_FORWARDED, packets)
+            self._frames += 1
+            self._forwarded += packets
         else:
             self._block.add(reason, packets)
 
+    def _count(self) -> None:
+        """Figures go to shared memory once a wake-up."""
+        self._block.add(RelayCounter.WAKEUPS)
+        self._block.add(RelayCounter.PACKETS_RECEIVED, self._received)
+        self._block.add(RelayCounter.BYTES_RECEIVED, self._received_bytes)
+        self._block.add(RelayCounter.PACKETS_FORWARDED, self._forwarded)
+        self._block.add(RelayCounter.FRAMES_SENT, self._frames)
+        self._received = self._received_bytes = self._forwarded = self._frames = 0
 
-def split_batch(batch: list[bytes]) -> list[list[bytes]]:
+
+def split_batch(parts: Parts) -> list[Parts]:
     """Cut [length, tail, datagram, …] into frames of at most MAX_FRAME_BYTES."""
-    frames: list[list[bytes]] = [[]]
+    frames: list[Parts] = [[]]
     size = 0
-    for start in range(0, len(batch), PARTS):
-        entry = batch[start : start + PARTS]
+    for start in range(0, len(parts), PARTS):
+        entry = parts[start : start + PARTS]
         length = sum(map(len, entry))
         if size + length > MAX_FRAME_BYTES:
             frames.append([])

@@ -8,6 +8,7 @@ import os
 import signal
 import socket
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import uvloop
@@ -15,6 +16,7 @@ import uvloop
 from voicerelay.relay.links import Links
 from voicerelay.relay.loop import Forwarder
 from voicerelay.relay.pace import DEFAULT_COALESCE_S, Pace
+from voicerelay.relay.receive import source_path
 from voicerelay.relay.route import Router
 from voicerelay.shm import protocol
 from voicerelay.shm.client import ControlClient
@@ -114,7 +116,10 @@ class RelayProcess:
             return
         routes, flows = self._tables
         sockets = [socket.socket(fileno=fd) for fd in fds]
-        routers = [Router(relay, local, routes, flows) for local in range(len(sockets))]
+        routers = [
+            Router(relay, routes, flows, partial(source_path, local))
+            for local in range(len(sockets))
+        ]
         self._forwarder.hold(relay, sockets, routers)
 
     def _beat(self) -> None:

@@ -1,14 +1,16 @@
 """Where a packet goes: pure look-ups, the same answer for every relay. Holds only a checked cache."""
 
-from typing import NamedTuple
+from collections.abc import Callable, Hashable
+from typing import Generic, NamedTuple, TypeVar
 
 from voicerelay.relay.demux import KINDS, Kind
 from voicerelay.shm.counters import RelayCounter
 from voicerelay.shm.frame import MAX_DATAGRAM_BYTES, entry_tail
-from voicerelay.shm.path import Address, pack_path
 from voicerelay.shm.stun import COOKIE, HEADER_BYTES, server_ufrag
 from voicerelay.shm.table import KEY_BYTES, Entry, TableReader
 
+# First bytes of what goes by its flow and by nothing else.
+BY_FLOW = bytes(kind in (Kind.DTLS, Kind.RTP) for kind in KINDS)
 MAX_CACHED_PATHS = 65_536  # then the cache is emptied; the tables stay the truth
 
 
@@ -19,19 +21,32 @@ class Destination(NamedTuple):
     tail: bytes
 
 
-class Router:
-    """Decides for the packets of one relay socket, by its relay's index and listen address."""
+SourceT = TypeVar("SourceT", bound=Hashable)
 
-    def __init__(self, relay: int, local: int, routes: TableReader, flows: TableReader) -> None:
+
+class Router(Generic[SourceT]):
+    """Decides for the packets of one relay socket.
+
+    `path_of` makes a path of what the socket says a packet's source is.
+    `cache`: source -> place and sequence number of its flow record, and the destination it gave;
+    an entry holds while `sequences[place]` is that number, as `decide` checks it.
+    """
+
+    def __init__(
+        self,
+        relay: int,
+        routes: TableReader,
+        flows: TableReader,
+        path_of: Callable[[SourceT], bytes],
+    ) -> None:
         self._relay = relay
-        self._local = local
         self._routes = routes
         self._flows = flows
-        self._sequences = flows.sequences
-        # address -> place and sequence number of its flow record, and the destination it gave
-        self._cache: dict[Address, tuple[int, int, Destination]] = {}
+        self._path_of = path_of
+        self.sequences = flows.sequences
+        self.cache: dict[SourceT, tuple[int, int, Destination]] = {}
 
-    def decide(self, datagram: bytes, address: Address) -> Destination | RelayCounter:
+    def decide(self, datagram: bytes, source: SourceT) -> Destination | RelayCounter:
         """Law 1: a Binding request goes by its ufrag, everything else by its flow.
 
         Anything that goes nowhere is the counter of its drop.
@@ -46,15 +61,15 @@ class Router:
             if size < HEADER_BYTES or datagram[4:8] != COOKIE:
                 return RelayCounter.DROPPED_MALFORMED_STUN
             if datagram[:2] == b"\x00\x01":  # Binding request
-                return self._by_ufrag(datagram, address)
+                return self._by_ufrag(datagram, source)
         elif kind is Kind.OTHER:
             return RelayCounter.DROPPED_NOT_WEBRTC
-        known = self._cache.get(address)
-        if known is not None and self._sequences[known[0]] == known[1]:
+        known = self.cache.get(source)
+        if known is not None and self.sequences[known[0]] == known[1]:
             return known[2]
-        return self._by_flow(address)
+        return self._by_flow(source)
 
-    def _by_ufrag(self, datagram: bytes, address: Address) -> Destination | RelayCounter:
+    def _by_ufrag(self, datagram: bytes, source: SourceT) -> Destination | RelayCounter:
         ufrag = server_ufrag(datagram)
         if ufrag is None:
             return RelayCounter.DROPPED_MALFORMED_STUN
@@ -63,19 +78,19 @@ class Router:
         entry = self._routes.find(ufrag)
         if entry is None:
             return RelayCounter.DROPPED_UNKNOWN_UFRAG
-        return self._to(entry, pack_path(self._local, address[0], address[1]))
+        return self._to(entry, self._path_of(source))
 
-    def _by_flow(self, address: Address) -> Destination | RelayCounter:
-        path = pack_path(self._local, address[0], address[1])
+    def _by_flow(self, source: SourceT) -> Destination | RelayCounter:
+        path = self._path_of(source)
         found = self._flows.locate(path)
         if found is None:
-            self._cache.pop(address, None)
+            self.cache.pop(source, None)
             return RelayCounter.DROPPED_UNKNOWN_FLOW
         place, sequence, entry = found
         destination = self._to(entry, path)
-        if len(self._cache) >= MAX_CACHED_PATHS:
-            self._cache.clear()
-        self._cache[address] = place, sequence, destination
+        if len(self.cache) >= MAX_CACHED_PATHS:
+            self.cache.clear()
+        self.cache[source] = place, sequence, destination
         return destination
 
     def _to(self, entry: Entry, path: bytes) -> Destination:

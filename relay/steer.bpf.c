@@ -16,6 +16,7 @@
 #define MAX_TRANSCEIVERS 256   // shm/counters.py
 #define MAX_DATAGRAM_BYTES 2048 // shm/frame.py
 #define UFRAG_BYTES 20         // shm/ufrag.py
+#define MAX_USERNAME_BYTES 513 // shm/stun.py
 #define UDP_HEADER_BYTES 8
 #define STUN_HEADER_BYTES 20
 #define MAX_ATTRIBUTES 8 // looked at for USERNAME; browsers send it first
@@ -130,7 +131,7 @@ static __always_inline int by_ufrag(struct sk_reuseport_md *md, __u32 end) {
         if (kind == 0x0006) { // USERNAME, RFC 8489 §14.3: "ours:theirs"
             struct ufrag name;
             __u8 colon;
-            if (length <= UFRAG_BYTES || at + length > end)
+            if (length <= UFRAG_BYTES || length > MAX_USERNAME_BYTES || at + length > end)
                 break;
             if (bpf_skb_load_bytes(md, at, &name, UFRAG_BYTES))
                 break;

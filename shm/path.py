@@ -24,6 +24,11 @@ def pack_path(local: int, host: str, port: int) -> bytes:
         raise ValueError(f"not a client address: {host!r} port {port}") from exc
 
 
+def address_path(local: int, address: Address) -> bytes:
+    """Key of an address as Python's sockets give it."""
+    return pack_path(local, address[0], address[1])
+
+
 def unpack_path(path: bytes) -> tuple[int, str, int]:
     """Listen address index, host and port of a key made by `pack_path`."""
     local, port, address = _PATH.unpack(path)

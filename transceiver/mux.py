@@ -8,7 +8,7 @@ from typing import Protocol
 
 from voicerelay.shm.counters import Block, TransceiverCounter
 from voicerelay.shm.frame import MAX_DATAGRAM_BYTES, MAX_FRAME_BYTES, FrameError, split_frame
-from voicerelay.shm.path import Address, pack_path, unpack_path
+from voicerelay.shm.path import Address, address_path, unpack_path
 from voicerelay.shm.rundir import SOCKET_MODE
 from voicerelay.shm.stun import BINDING_REQUEST, server_ufrag
 
@@ -152,7 +152,7 @@ class Mux:
             if path is None:
                 if len(self._paths) >= MAX_CACHED_ADDRESSES:
                     self._paths.clear()
-                path = pack_path(local, address[0], address[1])
+                path = address_path(local, address)
                 self._paths[local, address] = path
             self.dispatch(data, path, None)
 

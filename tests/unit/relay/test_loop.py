@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import socket
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import TracebackType
@@ -13,8 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from voicerelay.relay.links import Links
-from voicerelay.relay.loop import MAX_DRAIN, Forwarder, split_batch
+from voicerelay.relay.loop import MAX_DRAIN, Forwarder, Parts, split_batch
 from voicerelay.relay.pace import Pace
+from voicerelay.relay.receive import source_path
 from voicerelay.relay.route import Router
 from voicerelay.shm import stun
 from voicerelay.shm.counters import BLOCK_BYTES, Block, RelayCounter
@@ -64,7 +66,7 @@ class Relay:
         tables[0].put(UFRAG, Entry(SLOT, GENERATION, 1, 0))
         tables[1].put(self.path, Entry(SLOT, GENERATION, 1, 0))
         self.tables = tables
-        self.router = Router(RELAY, 0, *tables)
+        self.router = Router(RELAY, tables[0], tables[1], partial(source_path, 0))
         self.forwarder = Forwarder(asyncio.get_running_loop(), self.links, self.block, Pace(0.0))
         self._first = self.forwarder
         self.listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -269,7 +271,7 @@ def test_releasing_what_is_not_held_is_no_error(tmp_path: Path) -> None:
 @settings(deadline=None)
 @given(st.lists(st.integers(1, MAX_DATAGRAM_BYTES), min_size=1, max_size=MAX_DRAIN))
 def test_a_batch_is_cut_between_packets_into_frames_of_allowed_size(sizes: list[int]) -> None:
-    batch: list[bytes] = []
+    batch: Parts = []
     for size in sizes:
         batch += (ENTRY_LENGTHS[size], entry_tail(0, bytes(PATH_BYTES)), bytes(size))
 
@@ -277,7 +279,7 @@ def test_a_batch_is_cut_between_packets_into_frames_of_allowed_size(sizes: list[
 
     assert [part for frame in frames for part in frame] == batch
     assert all(0 < sum(map(len, frame)) <= MAX_FRAME_BYTES for frame in frames)
-    assert all(len(frame[0] + frame[1]) == ENTRY_HEADER_BYTES for frame in frames)
+    assert all(len(frame[0]) + len(frame[1]) == ENTRY_HEADER_BYTES for frame in frames)
 
 
 @pytest.mark.parametrize(("over", "frames"), [(0, 1), (1, 2)])
@@ -285,7 +287,7 @@ def test_a_batch_of_exactly_the_limit_is_one_frame(over: int, frames: int) -> No
     size = MAX_DATAGRAM_BYTES + ENTRY_HEADER_BYTES
     count, rest = divmod(MAX_FRAME_BYTES, size)
     header = [bytes(2), bytes(ENTRY_HEADER_BYTES - 2)]
-    batch = [*header, bytes(MAX_DATAGRAM_BYTES)] * count
+    batch: Parts = [*header, bytes(MAX_DATAGRAM_BYTES)] * count
     batch += [*header, bytes(rest - ENTRY_HEADER_BYTES + over)]
 
     assert len(split_batch(batch)) == frames

@@ -2,6 +2,7 @@
 
 import itertools
 from collections import Counter
+from functools import partial
 
 import pytest
 from hypothesis import given, settings
@@ -12,7 +13,7 @@ from voicerelay.relay.route import Destination, Router
 from voicerelay.shm import stun
 from voicerelay.shm.counters import RelayCounter
 from voicerelay.shm.frame import MAX_DATAGRAM_BYTES, entry_tail
-from voicerelay.shm.path import Address, pack_path
+from voicerelay.shm.path import Address, address_path, pack_path
 from voicerelay.shm.table import RECORD_BYTES, Entry, TableWriter
 
 LOCAL, RELAY = 1, 5
@@ -35,8 +36,8 @@ class Tables:
             for part in self.memory
         )
 
-    def router(self, local: int = LOCAL) -> Router:
-        return Router(RELAY, local, self.routes, self.flows)
+    def router(self, local: int = LOCAL) -> Router[Address]:
+        return Router(RELAY, self.routes, self.flows, partial(address_path, local))
 
 
 def to(slot: int, generation: int, path: bytes) -> Destination:
@@ -228,7 +229,7 @@ def test_the_cache_is_bounded_and_its_end_is_not_seen(monkeypatch: pytest.Monkey
 
     # then all are routed, and never more than 8 remembered
     assert answers == [to(0, 1, path) for path in paths] * 2
-    assert 0 < len(router._cache) <= 8
+    assert 0 < len(router.cache) <= 8
 
 
 def test_strangers_are_not_remembered() -> None:
@@ -237,4 +238,4 @@ def test_strangers_are_not_remembered() -> None:
     for port in range(1, 200):
         router.decide(RTP, ("198.51.100.1", port))
 
-    assert not router._cache
+    assert not router.cache
