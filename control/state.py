@@ -10,8 +10,8 @@ from voicerelay.shm.protocol import RELAY, Message
 from voicerelay.shm.region import ABI, Region
 from voicerelay.shm.table import PROGRESS_RECORDS, Entry, TableFull, TableWriter
 
-HUNG_RELAY_S = 0.25  # a heartbeat that stands still so long: a sibling reads the socket
-KILL_RELAY_S = 0.35  # and so long: the relay is ended, its successor takes the socket back
+HUNG_RELAY_S = 0.2  # a heartbeat that stands still so long: a sibling reads the socket
+KILL_RELAY_S = 0.28  # and so long: the relay is ended, its successor takes the socket back
 HUNG_TRANSCEIVER_S = 5.0  # its calls are lost anyway; end it so that new ones work
 REPLAY_GRACE_S = 3.0  # after control's start: records nobody replayed are removed
 COUNT_S = 1.0  # between two looks at the kernel's counters

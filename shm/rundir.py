@@ -4,10 +4,13 @@ import contextlib
 import fcntl
 import hashlib
 import os
+import time
 from pathlib import Path
 
 from voicerelay.shm.region import remove_segments
 
+LOCK_PATIENCE_S = 0.3
+LOCK_RETRY_S = 0.01
 DIRECTORY_MODE = 0o750
 SOCKET_MODE = 0o660
 INSTANCE_FILE = "instance.json"  # what the supervisor says of itself, for `status`
@@ -41,14 +44,21 @@ class InstanceLock:
         self._fd = -1
 
     def acquire(self) -> bool:
-        """False when a running instance holds it."""
+        """False when a running instance holds it.
+
+        A `status` that looks, or a holder that is just ending, holds it for a moment only.
+        """
+        deadline = time.monotonic() + LOCK_PATIENCE_S
         while True:
             fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
             try:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 os.close(fd)
-                return False
+                if time.monotonic() > deadline:
+                    return False
+                time.sleep(LOCK_RETRY_S)
+                continue
             if self._is_current(fd):
                 break
             os.close(fd)  # its last holder removed the file before letting go

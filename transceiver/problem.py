@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 from aiohttp import web
 
 RETRY_AFTER_S = 2
+_CODES = {413: "request_entity_too_large"}  # newer Pythons have another phrase for it
 
 log = logging.getLogger("voicerelay.http")
 
@@ -29,7 +30,8 @@ async def problems(
     except web.HTTPException as exc:
         if exc.status < 400:
             raise
-        response = problem(exc.status, exc.reason.lower().replace(" ", "_"), exc.reason)
+        code = _CODES.get(exc.status) or exc.reason.lower().replace(" ", "_")
+        response = problem(exc.status, code, exc.reason)
         if "Allow" in exc.headers:
             response.headers["Allow"] = exc.headers["Allow"]
         return response
