@@ -1,10 +1,12 @@
-"""Kernel steering with real processes: calls that need no relay, deaths that cost none, rights that are missing."""
+"""Kernel steering with real processes: calls without a relay, deaths, a clean end, missing rights."""
 
 import asyncio
+import contextlib
 import os
 import pwd
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -14,14 +16,14 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import psutil
 import pytest
 
-from tests.support.callers import callers, heard_all, still_there, talk_all
+from tests.support.callers import callers, heard_all, talk_all
 from tests.support.client import Call
 from tests.support.server import Server, free_port, server
 from tests.system.conftest import steering_unavailable
 from voicerelay.cli.status import read_status, render
-from voicerelay.relay.steering import OBJECT
 
 pytestmark = pytest.mark.system
 
@@ -37,7 +39,7 @@ WITH_CAP_BPF = (
     *("--inh-caps", "+bpf", "--ambient-caps", "+bpf"),
 )
 LOAD = "from voicerelay.relay import steering; steering.BpfObject(steering.OBJECT).load()"
-IMPORT = "import subprocess, sys; subprocess.run([sys.executable, '-c', 'import {}'], check=True)"
+IMPORT = "import os, sys, voicerelay, aiortc; os.execv(sys.executable, ['python', '-c', ''])"
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -60,18 +62,24 @@ async def wait_for(condition: Callable[[], Any], what: str) -> None:
         await asyncio.sleep(0.02)
 
 
-def relays(run_dir: Path) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = read_status(run_dir)["relays"]
-    return found
-
-
 def relayed(run_dir: Path) -> int:
-    """Packets that the relays that are now here have seen."""
-    return sum(relay["packets_received"] for relay in relays(run_dir))
+    """Packets that the relays which are now here have seen."""
+    return sum(relay["packets_received"] for relay in read_status(run_dir)["relays"])
 
 
-def control(running: Server, figure: str) -> int:
-    return int((read_status(running.run_dir)["control"] or {}).get(figure, 0))
+def kernel(running: Server, figure: str) -> int:
+    """A figure of the program, which control copies once a second."""
+    return int(read_status(running.run_dir)["control"][f"steered_{figure}"])
+
+
+def transceiver_1(running: Server) -> int:
+    """Its pid once it takes calls, else 0."""
+    found = read_status(running.run_dir)["transceivers"]
+    pid = next((one["pid"] for one in found if one["slot"] == 1), 0)
+    with contextlib.suppress(psutil.NoSuchProcess):
+        connections = psutil.Process(pid).net_connections("tcp") if pid else ()
+        return pid if any(c.status == psutil.CONN_LISTEN for c in connections) else 0
+    return 0
 
 
 async def owner(http: aiohttp.ClientSession, running: Server, call: Call) -> int:
@@ -81,29 +89,23 @@ async def owner(http: aiohttp.ClientSession, running: Server, call: Call) -> int
         return int((await response.json())["transceiver"])
 
 
-def everybody_is_back(running: Server, killed: set[int]) -> Callable[[], bool]:
-    def look() -> bool:
-        status = read_status(running.run_dir)
-        here = [status["control"] or {"pid": 0, "peers": 0}, *status["relays"]]
-        reading = [relay["sockets_read"] for relay in status["relays"]]
-        new = not killed & {process["pid"] for process in here}
-        return new and reading == [1, 1] and here[0]["peers"] == 4
-
-    return look
+def all_are_back(running: Server, killed: set[int]) -> bool:
+    status = read_status(running.run_dir)
+    if status["control"] is None:  # it is just starting
+        return False
+    here = {process["pid"] for process in (status["control"], *status["relays"])}
+    reading = [relay["sockets_read"] for relay in status["relays"]]
+    return not killed & here and reading == [1, 1] and status["control"]["peers"] == 4
 
 
 async def talk_while_killed(running: Server, calls: Sequence[Call], pids: Sequence[int]) -> None:
     """Everybody talks for 2 s; in the midst of it processes are killed at once."""
-    heard = [len(call.received) for call in calls]
     talk = asyncio.ensure_future(talk_all(calls, 2.0))
-    await wait_for(
-        lambda: all(len(c.received) > h + 20 for c, h in zip(calls, heard, strict=True)),
-        "every call to be heard",
-    )
+    await wait_for(lambda: all(len(c.received) > 20 for c in calls), "every call to be heard")
     for pid in pids:
         os.kill(pid, signal.SIGKILL)
     await talk
-    await wait_for(everybody_is_back(running, set(pids)), "new processes")
+    await wait_for(lambda: all_are_back(running, set(pids)), "new processes")
 
 
 async def nothing_was_lost(calls: Sequence[Call]) -> bool:
@@ -117,20 +119,16 @@ def test_relays_see_nothing_of_established_calls(running: Server) -> None:
         # given calls that are set up
         async with callers(running.http_url, CALLS) as (calls, _):
             await talk_all(calls, 0.2)
-            before, steered = relayed(running.run_dir), control(running, "steered_by_flow")
+            before, steered = relayed(running.run_dir), kernel(running, "by_flow")
 
             await talk_all(calls, 2.0)
 
             assert await nothing_was_lost(calls)
-            await wait_for(
-                lambda: (
-                    control(running, "steered_by_flow") >= steered + CALLS * 2.0 * PACKETS_A_SECOND
-                ),
-                "the kernel's counters",
-            )
+            steered += CALLS * 2 * PACKETS_A_SECOND
+            await wait_for(lambda: kernel(running, "by_flow") >= steered, "the kernel's counters")
             assert relayed(running.run_dir) == before
-            assert control(running, "steered_by_ufrag") >= CALLS
-            assert control(running, "steered_dropped_no_relay") == 0
+            assert kernel(running, "by_ufrag") >= CALLS
+            assert kernel(running, "dropped_no_relay") == 0
 
     asyncio.run(scenario())
 
@@ -141,28 +139,16 @@ def test_status_says_that_the_kernel_steers(running: Server) -> None:
     assert (status["plane"], status["portable_because"]) == ("steering", "")
     assert "plane: steering" in render(status).splitlines()
     assert "plane   kernel steering" in running.output
-    assert "steering is off" not in running.output
 
 
-def test_the_death_of_every_relay_at_once_costs_no_packet(running: Server) -> None:
-    async def scenario() -> None:
-        async with callers(running.http_url, CALLS) as (calls, _):
-            pids = [relay["pid"] for relay in relays(running.run_dir)]
-
-            await talk_while_killed(running, calls, pids)
-
-            assert await nothing_was_lost(calls)
-
-    asyncio.run(scenario())
-
-
-def test_the_death_of_control_and_every_relay_costs_no_packet(running: Server) -> None:
+@pytest.mark.parametrize("control", [False, True], ids=["relays", "relays and control"])
+def test_the_death_of_all_that_routes_costs_no_packet(running: Server, control: bool) -> None:
     async def scenario() -> None:
         async with callers(running.http_url, CALLS) as (calls, _):
             status = read_status(running.run_dir)
-            pids = [status["control"]["pid"], *(relay["pid"] for relay in status["relays"])]
+            dying = [*status["relays"], *([status["control"]] if control else [])]
 
-            await talk_while_killed(running, calls, pids)
+            await talk_while_killed(running, calls, [process["pid"] for process in dying])
 
             assert await nothing_was_lost(calls)
             async with callers(running.http_url, 2) as (fresh, _):
@@ -176,7 +162,7 @@ def test_a_transceivers_death_ends_exactly_its_calls_and_its_successor_hears_its
     running: Server,
 ) -> None:
     def strays() -> int:
-        return sum(relay["dropped"]["unknown_flow"] for relay in relays(running.run_dir))
+        return int(read_status(running.run_dir)["dropped"]["unknown_flow"])
 
     async def scenario() -> None:
         # given calls on both transceivers
@@ -186,54 +172,44 @@ def test_a_transceivers_death_ends_exactly_its_calls_and_its_successor_hears_its
             others = [call for call in calls if call not in doomed]
             assert doomed
             assert others
-            (before,) = (t for t in read_status(running.run_dir)["transceivers"] if t["slot"] == 1)
+            pid = transceiver_1(running)
 
             # when one of them dies and its successor comes
-            os.kill(before["pid"], signal.SIGKILL)
-            await wait_for(
-                lambda: any(
-                    one["slot"] == 1 and one["generation"] > before["generation"]
-                    for one in read_status(running.run_dir)["transceivers"]
-                ),
-                "the successor",
-            )
+            os.kill(pid, signal.SIGKILL)
+            await wait_for(lambda: transceiver_1(running) not in (0, pid), "the successor")
             heard, counted = [len(call.received) for call in doomed], strays()
             async with callers(running.http_url, 6) as (fresh, _):
                 assert 1 in [await owner(http, running, call) for call in fresh]
                 await talk_all([*calls, *fresh], 1.0)
 
-                # then the others and the new calls go on and hear their own, and nothing else
+                # then all others go on and hear their own, and nothing else
                 assert await nothing_was_lost([*others, *fresh])
                 assert [len(call.received) for call in doomed] == heard
-                # and what was for the dead comes to the relays, which count it
-                await wait_for(
-                    lambda: strays() >= counted + len(doomed) * PACKETS_A_SECOND, "the strays"
-                )
+                # and what is for the dead comes to the relays, which count it
+                counted += len(doomed) * PACKETS_A_SECOND
+                await wait_for(lambda: strays() >= counted, "the strays")
 
     asyncio.run(scenario())
 
 
-def pinned() -> list[Path]:
-    return sorted(BPFFS.rglob("*"))
+async def calls_work(running: Server) -> None:
+    async with callers(running.http_url, 4) as (calls, _):
+        await talk_all(calls, 0.5)
+        assert await nothing_was_lost(calls)
 
 
 def test_a_clean_stop_leaves_nothing_in_the_kernel() -> None:
-    async def scenario(running: Server) -> None:
-        async with callers(running.http_url, 4) as (calls, _):
-            await talk_all(calls, 0.5)
-            assert await nothing_was_lost(calls)
-
     # given a steered run that has had its calls
-    before = pinned()
+    before = [*BPFFS.rglob("*")]
     with server(extra=ON) as first:
-        asyncio.run(scenario(first))
-        assert pinned() == before  # nor while it runs
+        asyncio.run(calls_work(first))
+        assert [*BPFFS.rglob("*")] == before  # nor while it runs
         assert first.stop() == 0
-    assert pinned() == before
+    assert [*BPFFS.rglob("*")] == before
 
     # when another starts on its port without steering
     with server(extra=["--steering", "off", "--port", str(first.port)]) as second:
-        asyncio.run(scenario(second))
+        asyncio.run(calls_work(second))
 
         # then its relays see every packet
         status = read_status(second.run_dir)
@@ -259,7 +235,7 @@ def home() -> Iterator[Path]:
         python.unlink(missing_ok=True)
         python.symlink_to(base)
         (folder / "pyvenv.cfg").write_text(f"home = {base.parent}\n")
-        probe = [*WITHOUT_RIGHTS, str(python), "-c", IMPORT.format("voicerelay, av, aiortc")]
+        probe = [*WITHOUT_RIGHTS, str(python), "-c", IMPORT]
         if not subprocess.run(probe, capture_output=True, check=False, timeout=60).returncode:
             break
     else:
@@ -276,29 +252,23 @@ def test_auto_without_the_right_runs_portable_and_says_why_once(
     extra = ["--steering", "auto", "--run-dir", str(home / "run")]
 
     with server(prefix=WITHOUT_RIGHTS, extra=extra, env={"HOME": str(home)}) as started:
-        asyncio.run(a_call_works(started))
+        asyncio.run(calls_work(started))
         status = read_status(home / "run")
 
     (line,) = (line for line in started.output.splitlines() if "steering" in line)
-    assert line.startswith("kernel steering is off: ")
-    assert "CAP_BPF" in line
-    assert status["plane"] == "portable"
-    assert status["portable_because"] in line
+    assert "CAP_BPF" in status["portable_because"]
+    assert line == f"kernel steering is off: {status['portable_because']}"
     assert f"plane: portable {status['portable_because']}" in render(status).splitlines()
     assert "plane   portable" in started.output
 
 
-async def a_call_works(running: Server) -> None:
-    async with callers(running.http_url, 1) as (calls, _):
-        assert await still_there(calls[0])
-
-
 def test_on_without_the_right_is_one_line_and_exit_2(home: Path) -> None:
     command = [*WITHOUT_RIGHTS, str(home / "bin" / "python"), "-P", "-m", "voicerelay", "start"]
-    ports = ["--port", str(free_port(2)), "--http", f"127.0.0.1:{free_port(1)}"]
+    http = f"127.0.0.1:{free_port(socket.SOCK_STREAM)}"
+    command += ["--port", str(free_port(socket.SOCK_DGRAM)), "--http", http]
 
     done = subprocess.run(
-        [*command, *ON, "--listen", "127.0.0.1", *ports, "--run-dir", str(home / "run")],
+        [*command, *ON, "--listen", "127.0.0.1", "--run-dir", str(home / "run")],
         env=os.environ | {"HOME": str(home)},
         capture_output=True,
         text=True,
@@ -322,15 +292,11 @@ def test_cap_bpf_alone_is_enough(home: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(sys, "executable", python)
     extra = [*ON, "--run-dir", str(home / "run")]
 
-    async def scenario(running: Server) -> None:
-        async with callers(running.http_url, 2) as (calls, _):
-            await talk_all(calls, 0.2)
-            before = relayed(home / "run")
-            await talk_all(calls, 1.0)
-            assert await nothing_was_lost(calls)
-            assert relayed(home / "run") == before
-
     with server(prefix=WITH_CAP_BPF, extra=extra, env={"HOME": str(home)}) as started:
-        asyncio.run(scenario(started))
-        assert read_status(home / "run")["plane"] == "steering"
+        asyncio.run(calls_work(started))
+        status = read_status(home / "run")
         assert started.stop() == 0
+
+    assert status["plane"] == "steering"
+    assert sum(one["packets_received"] for one in status["transceivers"]) > 4 * 25
+    assert sum(one["frames_received"] for one in status["transceivers"]) == 0
