@@ -5,18 +5,15 @@ variable says so) it finds ours there: a gatherer whose connection is our ICE-li
 that never sends above 1200 bytes, and an RTP receiver and sender that leave the media to the voice path.
 """
 
-import asyncio
 import contextlib
 import logging
 import time
-from collections import deque
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import aiortc.rtcpeerconnection as aiortc_pc
 import pylibsrtp
-from aioice import Candidate, ConnectionClosed
 from aiortc import (
     RTCBundlePolicy,
     RTCCertificate,
@@ -38,10 +35,10 @@ from aiortc.rtcrtpsender import RTCRtpSender
 from aiortc.utils import random32
 from OpenSSL import SSL
 
+from voicerelay.transceiver.lite import Link, LiteConnection
+
 MAX_DATAGRAM_SENT_BYTES = 1200  # fits any path of 1280 bytes, IPv6's least MTU
-MAX_PENDING_DATAGRAMS = 64  # DTLS datagrams waiting for aiortc's task
 CERTIFICATE_LIFETIME_S = 24 * 3600.0
-HOST_PRIORITY = (126 << 24) + (65535 << 8) + 255  # RFC 8445 §5.1.2.1: host, component 1
 _CIPHERS = (
     b"ECDHE-ECDSA-AES128-GCM-SHA256:ECDHE-RSA-AES128-GCM-SHA256:"
     b"ECDHE-ECDSA-CHACHA20-POLY1305:ECDHE-RSA-CHACHA20-POLY1305:"
@@ -58,103 +55,12 @@ class SeamBroken(Exception):
     """aiortc does not behave as this file expects; another version is needed."""
 
 
-class Link(Protocol):
-    """What a session gives to its peer connection."""
-
-    candidates: list[tuple[str, int]]
-
-    @property
-    def ufrag(self) -> str: ...
-
-    @property
-    def password(self) -> str: ...
-
-    def send_datagram(self, data: bytes) -> None: ...
-
-    def media_started(self, payload_type: int, ssrc: int) -> None: ...
-
-    def peer_state(self, state: str) -> None: ...
-
-
 @dataclass(frozen=True)
 class _Build:
     link: Link
 
 
 _build: ContextVar[_Build | None] = ContextVar("voicerelay_build", default=None)
-
-
-class LiteConnection:
-    """Stands where aiortc expects an aioice.Connection; the session's IceAgent does the ICE."""
-
-    def __init__(self, link: Link) -> None:
-        self._link = link
-        self.ice_controlling = False
-        self.remote_is_lite = False
-        self.remote_username: str | None = None
-        self.remote_password: str | None = None
-        self.local_username = link.ufrag
-        self.local_password = link.password
-        self.local_candidates: list[Candidate] = []
-        self.remote_candidates: list[Candidate] = []
-        self._waiting: deque[bytes] = deque()
-        self._arrived = asyncio.Event()
-        self._ready = asyncio.Event()
-        self._ended = asyncio.Event()
-
-    async def gather_candidates(self) -> None:
-        """One host candidate for each listen address, known without asking anybody."""
-        self.local_candidates = [
-            Candidate(str(number), 1, "udp", HOST_PRIORITY - (number - 1) * 256, host, port, "host")
-            for number, (host, port) in enumerate(self._link.candidates, 1)
-        ]
-
-    async def add_remote_candidate(self, candidate: Candidate | None) -> None:
-        """Accepted and ignored: a lite agent never contacts a candidate (no SSRF, no mDNS)."""
-
-    async def connect(self) -> None:
-        """Wait for the first authenticated check."""
-        await self._ready.wait()
-        if self._ended.is_set():
-            raise ConnectionError("ICE: closed")
-
-    async def close(self) -> None:
-        self.end()
-
-    async def get_event(self) -> ConnectionClosed:
-        await self._ended.wait()
-        return ConnectionClosed()
-
-    async def recv(self) -> bytes:
-        while not self._waiting:
-            if self._ended.is_set():
-                raise ConnectionError("ICE: closed")
-            self._arrived.clear()
-            await self._arrived.wait()
-        return self._waiting.popleft()
-
-    async def send(self, data: bytes) -> None:
-        if self._ended.is_set():
-            raise ConnectionError("ICE: closed")
-        self._link.send_datagram(data)
-
-    def ready(self) -> None:
-        """A path is valid: DTLS may begin."""
-        self._ready.set()
-
-    def deliver(self, data: bytes) -> bool:
-        """A DTLS datagram of the peer; False when too many wait."""
-        if len(self._waiting) >= MAX_PENDING_DATAGRAMS:
-            return False
-        self._waiting.append(data)
-        self._arrived.set()
-        return True
-
-    def end(self) -> None:
-        """Wake everybody who waits."""
-        self._ended.set()
-        self._ready.set()
-        self._arrived.set()
 
 
 class _Gatherer(RTCIceGatherer):

@@ -11,23 +11,20 @@ from enum import Enum
 from typing import Any
 
 from voicerelay.shm.counters import TransceiverCounter
-from voicerelay.shm.ufrag import make_password
 from voicerelay.transceiver import guard, rtp
 from voicerelay.transceiver.agent import Agent, AudioPacket, Session
 from voicerelay.transceiver.directory import Directory
-from voicerelay.transceiver.ice import Check, Credentials, ErrorReply, IceAgent
+from voicerelay.transceiver.ice import Credentials
 from voicerelay.transceiver.mux import Mux
 from voicerelay.transceiver.offer import Offer
+from voicerelay.transceiver.reach import Reach
 from voicerelay.transceiver.seam import NotAcceptable, Peer, answer
 from voicerelay.transceiver.voice import REPORT_INTERVAL_S, VoicePath
 
 SETUP_TIMEOUT_S = 30.0  # from the answer to media
 HANDSHAKE_GRACE_S = 0.5  # a session that is ended in its handshake waits so long for its end
-IDLE_PATH_S = 30.0  # a path that is not selected and no longer checked is given up
 MAX_UNREAD_PACKETS = 50  # one second of voice
 MAX_EARLY_PACKETS = 16  # media that came before its keys
-MAX_PENDING_PATHS = 16  # paths whose flow control is still to write
-MAX_PENDING_CHECKS = 4  # a path
 FIRST_RTP_BYTE = 128  # RFC 7983 §7: DTLS stays below
 
 log = logging.getLogger("voicerelay.session")
@@ -75,13 +72,10 @@ class LiveSession(Session):
         self.packets_in = self.packets_unread = 0
         self._agent = agent
         self._mux = mux
-        self._directory = directory
-        self._ice: IceAgent | None = None
+        self._reach = Reach(self, number, mux, directory, self._checked)
         self._peer: Peer | None = None
         self._voice: VoicePath | None = None
         self._early: list[tuple[bytes, bytes]] = []
-        self._pending: dict[bytes, list[Check]] = {}
-        self._ufrags: list[bytes] = []  # the last one is in force
         self._unread: deque[AudioPacket] = deque(maxlen=MAX_UNREAD_PACKETS)
         self._arrived = asyncio.Event()
         self._keys = asyncio.Event()
@@ -93,10 +87,8 @@ class LiveSession(Session):
 
     async def open(self, offer: Offer, ufrag: bytes) -> str:
         """Register the route and answer. Raises DirectoryError or NotAcceptable."""
-        credentials = Credentials(ufrag, make_password(), offer.ice_ufrag.encode())
-        self._ice = IceAgent(credentials, consent_at=self.created_at)
         try:
-            await self._add_route(ufrag)
+            await self._reach.open(ufrag, offer.ice_ufrag)
             peer = await answer(offer.sdp, self)
             if self.state is State.CLOSED:
                 await peer.close()
@@ -104,20 +96,13 @@ class LiveSession(Session):
             self._peer = peer
             self._move(State.CHECKING)
         except BaseException:
-            self._drop_routes()
+            self._reach.close()
             raise
         return peer.answer
 
     async def restart_ice(self, ufrag: bytes, remote_ufrag: str) -> Credentials:
         """New credentials (RFC 9725 §4.3.3). Raises DirectoryError; then the old ones stay."""
-        assert self._ice is not None
-        credentials = Credentials(ufrag, make_password(), remote_ufrag.encode())
-        await self._add_route(ufrag)
-        self._ice.restart(credentials, time.monotonic())
-        # The credentials before the last ones no longer count, so their route must go too.
-        for stale in self._ufrags[:-2]:
-            self._forget_ufrag(stale)
-        del self._ufrags[:-2]
+        credentials = await self._reach.restart(ufrag, remote_ufrag)
         self.etag = secrets.token_urlsafe(9)
         return credentials
 
@@ -145,31 +130,20 @@ class LiveSession(Session):
         except Exception:
             log.exception("session %s: closing the peer connection", self.short_id)
         finally:
-            if self._ice is not None:
-                for path in list(self._ice.valid):
-                    self._forget_path(path)
-                self._ice.close()
-            self._drop_routes()
+            self._reach.close()
             self.ended.set()
 
     def sweep(self, now: float) -> None:
         """Time-outs, idle paths and RTCP; called about once a second."""
-        if self.state is State.CLOSED or self._ice is None:
+        if self.state is State.CLOSED:
             return
         if self.state is State.CHECKING and now - self.created_at > SETUP_TIMEOUT_S:
             self.end("no media within the setup time")
             return
-        if self._ice.expired(now):
+        if self._reach.ice.expired(now):
             self.end("consent expired: no checks from the client")
             return
-        for path, entry in list(self._ice.valid.items()):
-            if path != self._ice.selected and now - entry.checked_at > IDLE_PATH_S:
-                self._ice.lose(path)
-                self._forget_path(path)
-        if len(self._ufrags) > 1 and not self._ice.overlapping(now):
-            for ufrag in self._ufrags[:-1]:
-                self._forget_ufrag(ufrag)
-            del self._ufrags[:-1]
+        self._reach.sweep(now)
         if self._voice is not None and now - self._reported_at > REPORT_INTERVAL_S:
             self._reported_at = now
             report = self._voice.report(now, time.time())
@@ -180,55 +154,16 @@ class LiveSession(Session):
         assert state in FOLLOWING[self.state], (self.state, state)
         self.state = state
 
-    # ---- routes and flows --------------------------------------------------------------------
-
-    async def _add_route(self, ufrag: bytes) -> None:
-        await self._directory.register(ufrag, self.number)
-        self._mux.by_ufrag[ufrag] = self
-        self._ufrags.append(ufrag)
-
-    def _forget_ufrag(self, ufrag: bytes) -> None:
-        if self._mux.by_ufrag.get(ufrag) is self:
-            del self._mux.by_ufrag[ufrag]
-        self._directory.unregister(ufrag)
-
-    def _drop_routes(self) -> None:
-        for ufrag in self._ufrags:
-            self._forget_ufrag(ufrag)
-        self._ufrags.clear()
-
-    def _forget_path(self, path: bytes) -> None:
-        if self._mux.by_path.get(path) is self:
-            del self._mux.by_path[path]
-        self._directory.release(path, self.number)
-
-    def path_lost(self, path: bytes) -> None:
-        """Another session's authenticated check came from this path: it is not ours any more."""
-        if self._mux.by_path.get(path) is self:
-            del self._mux.by_path[path]
-        if self._ice is not None:
-            self._ice.lose(path)
-
     # ---- from the mux ------------------------------------------------------------------------
 
     def stun_received(self, data: bytes, path: bytes, relay: int | None) -> None:
         """A STUN datagram; replied to once its flow stands in the table (law 2)."""
-        if self._ice is None:
-            self._mux.drop(TransceiverCounter.DROPPED_UNKNOWN_UFRAG)
-            return
-        now = time.monotonic()
-        result = self._ice.receive(data, path, now)
-        if isinstance(result, TransceiverCounter):
-            self._mux.drop(result)
-            return
-        self.relay = relay
-        if isinstance(result, ErrorReply):
-            self._mux.delivered()
-            self._mux.send(result.reply, path)
-        elif result.known_path and self._mux.by_path.get(path) is self:
-            self._accept(result, now)
-        else:
-            self._commit(result)
+        if self._reach.stun(data, path):
+            self.relay = relay
+
+    def path_lost(self, path: bytes) -> None:
+        """Another session proved that this path is its own."""
+        self._reach.path_lost(path)
 
     def datagram_received(self, data: bytes, path: bytes, relay: int | None) -> None:
         """DTLS, SRTP or SRTCP from a path with a flow."""
@@ -249,7 +184,7 @@ class LiveSession(Session):
             self._mux.drop(reason)
 
     def _take(self, data: bytes, path: bytes) -> TransceiverCounter | None:
-        if self._ice is None or self._peer is None or path not in self._ice.valid:
+        if self._peer is None or path not in self._reach.ice.valid:
             return TransceiverCounter.DROPPED_UNVALIDATED_PATH
         reason = guard.objection(data)
         if reason is not None:
@@ -263,7 +198,7 @@ class LiveSession(Session):
         if plain is None:
             return TransceiverCounter.DROPPED_SRTP
         now = time.monotonic()
-        if self._ice.media(path, now):
+        if self._reach.ice.media(path, now):
             log.info("session %s moved: its media comes from another address", self.short_id)
         return self._take_media(plain, rtcp, now)
 
@@ -285,46 +220,7 @@ class LiveSession(Session):
             self._arrived.set()
         return None
 
-    def _commit(self, check: Check) -> None:
-        waiting = self._pending.get(check.path)
-        if waiting is not None:
-            if len(waiting) < MAX_PENDING_CHECKS:
-                waiting.append(check)
-            else:
-                self._mux.drop(TransceiverCounter.DROPPED_QUEUE_FULL)
-            return
-        if len(self._pending) >= MAX_PENDING_PATHS:
-            self._mux.drop(TransceiverCounter.DROPPED_QUEUE_FULL)
-            return
-        self._pending[check.path] = [check]
-        self._directory.commit(
-            check.path, self.number, lambda error: self._committed(check.path, error)
-        )
-
-    def _committed(self, path: bytes, error: str) -> None:
-        checks = self._pending.pop(path)
-        if error:
-            for _ in checks:
-                self._mux.drop(TransceiverCounter.DROPPED_CONTROL_UNAVAILABLE)
-            return
-        if self.state is State.CLOSED:
-            self._directory.release(path, self.number)
-            return
-        owner = self._mux.by_path.get(path)
-        if owner is not None and owner is not self:
-            owner.path_lost(path)
-        self._mux.by_path[path] = self
-        now = time.monotonic()
-        for check in checks:
-            self._accept(check, now)
-
-    def _accept(self, check: Check, now: float) -> None:
-        assert self._ice is not None
-        forgotten = self._ice.accept(check, now)
-        if forgotten is not None:
-            self._forget_path(forgotten)
-        self._mux.delivered()
-        self._mux.send(check.reply, check.path)
+    def _checked(self) -> None:
         if self._peer is not None:
             self._peer.ready()
 
@@ -332,18 +228,16 @@ class LiveSession(Session):
 
     @property
     def ufrag(self) -> str:
-        assert self._ice is not None
-        return self._ice.credentials.ufrag.decode()
+        return self._reach.ice.credentials.ufrag.decode()
 
     @property
     def password(self) -> str:
-        assert self._ice is not None
-        return self._ice.credentials.password.decode()
+        return self._reach.ice.credentials.password.decode()
 
     def send_datagram(self, data: bytes) -> None:
         """To the client, by the selected path; without one it counts as loss."""
-        if self._ice is not None and self._ice.selected is not None:
-            self._mux.send(data, self._ice.selected)
+        if self._reach.ice.selected is not None:
+            self._mux.send(data, self._reach.ice.selected)
 
     def media_started(self, payload_type: int, ssrc: int) -> None:
         """DTLS is up: keys are there, the agent may speak."""
@@ -414,7 +308,6 @@ class LiveSession(Session):
 
     def describe(self) -> dict[str, Any]:
         """Figures for the demo page and operators; no addresses, no keys."""
-        assert self._ice is not None
         voice = self._voice
         inbound = voice.inbound if voice else None
         started = self.connected_at or self.created_at
@@ -422,7 +315,7 @@ class LiveSession(Session):
             "session": self.id,
             "state": self.state.value,
             "relay": self.relay,
-            "ice": self._ice.state.value,
+            "ice": self._reach.ice.state.value,
             "dtls": self._peer.dtls_state if self._peer else "new",
             "packets_in": self.packets_in,
             "packets_out": voice.sent if voice else 0,

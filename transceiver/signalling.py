@@ -10,6 +10,7 @@ from aiohttp import web
 from voicerelay.shm.counters import Block, Counters, TransceiverCounter
 from voicerelay.shm.region import MAX_CAPACITY
 from voicerelay.transceiver.directory import DirectoryError
+from voicerelay.transceiver.lite import HOST_PRIORITY
 from voicerelay.transceiver.offer import MAX_OFFER_BYTES, OfferError, check_offer
 from voicerelay.transceiver.problem import problem, problems
 from voicerelay.transceiver.registry import Registry, ServerFull, slot_of
@@ -20,7 +21,7 @@ from voicerelay.transceiver.sdpfrag import (
     build_fragment,
     parse_fragment,
 )
-from voicerelay.transceiver.seam import HOST_PRIORITY, NotAcceptable
+from voicerelay.transceiver.seam import NotAcceptable
 from voicerelay.transceiver.session import LiveSession
 from voicerelay.transceiver.siblings import SiblingGone, Siblings
 

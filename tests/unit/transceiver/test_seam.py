@@ -16,10 +16,10 @@ from aiortc.rtcrtpsender import RTCRtpSender
 
 from tests.unit.transceiver.test_offer import BROWSERS, CHROMIUM, FIREFOX, WITH_CANDIDATES
 from voicerelay.transceiver import seam
+from voicerelay.transceiver.lite import HOST_PRIORITY
 from voicerelay.transceiver.offer import check_offer
 from voicerelay.transceiver.seam import (
     CERTIFICATE_LIFETIME_S,
-    HOST_PRIORITY,
     NotAcceptable,
     answer,
 )

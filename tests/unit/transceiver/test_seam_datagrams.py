@@ -11,11 +11,10 @@ from hypothesis import strategies as st
 from tests.unit.transceiver.test_offer import CHROMIUM
 from tests.unit.transceiver.test_seam import FakeLink
 from voicerelay.transceiver import seam
+from voicerelay.transceiver.lite import MAX_PENDING_DATAGRAMS, LiteConnection
 from voicerelay.transceiver.offer import check_offer
 from voicerelay.transceiver.seam import (
     MAX_DATAGRAM_SENT_BYTES,
-    MAX_PENDING_DATAGRAMS,
-    LiteConnection,
     Peer,
     answer,
     cut_at_records,

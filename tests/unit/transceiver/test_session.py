@@ -17,13 +17,13 @@ from voicerelay.transceiver import seam
 from voicerelay.transceiver.agent import Agent, Session
 from voicerelay.transceiver.directory import CONTROL_GONE, Directory, DirectoryError
 from voicerelay.transceiver.ice import IceAgent
+from voicerelay.transceiver.lite import MAX_PENDING_DATAGRAMS
 from voicerelay.transceiver.mux import Mux
 from voicerelay.transceiver.offer import check_offer
+from voicerelay.transceiver.reach import MAX_PENDING_CHECKS, MAX_PENDING_PATHS
 from voicerelay.transceiver.rtp import RtpPacket, build_rtp
-from voicerelay.transceiver.seam import MAX_PENDING_DATAGRAMS, Peer
+from voicerelay.transceiver.seam import Peer
 from voicerelay.transceiver.session import (
-    MAX_PENDING_CHECKS,
-    MAX_PENDING_PATHS,
     LiveSession,
     State,
 )
@@ -157,8 +157,8 @@ class Client:
 
 
 def ice_of(session: LiveSession) -> IceAgent:
-    assert session._ice is not None
-    return session._ice
+    assert session._reach.ice is not None
+    return session._reach.ice
 
 
 async def listen(session: Session) -> None:

@@ -14,8 +14,8 @@ from tests.unit.transceiver.test_session import (
 from voicerelay.shm.ufrag import make_ufrag
 from voicerelay.transceiver.directory import DirectoryError
 from voicerelay.transceiver.ice import CONSENT_EXPIRY_S, RESTART_OVERLAP_S
+from voicerelay.transceiver.reach import IDLE_PATH_S
 from voicerelay.transceiver.session import (
-    IDLE_PATH_S,
     SETUP_TIMEOUT_S,
 )
 
