@@ -1,5 +1,6 @@
 """Builds the kernel steering program when clang and libbpf's headers are there; without, all else works."""
 
+import logging
 import platform
 import shutil
 import subprocess
@@ -20,9 +21,10 @@ class BuildWithProgram(build_py):
 
     def compile_program(self) -> None:
         target = SOURCE.with_suffix(".o")
+        target.unlink(missing_ok=True)  # one of another version must not be shipped
         clang = shutil.which("clang")
         if clang is None:
-            self.announce("clang is not here: built without kernel steering", level=3)
+            self.announce("clang is not here: built without kernel steering", level=logging.WARNING)
             return
         include = f"/usr/include/{platform.machine()}-linux-gnu"  # where Debian keeps <asm/types.h>
         flags = ["-O2", "-g", "-Wall", "-Werror", "-target", "bpf", "-I", include]
@@ -35,7 +37,7 @@ class BuildWithProgram(build_py):
         if done.returncode:
             target.unlink(missing_ok=True)
             reason = (done.stderr.strip() or "no reason given").splitlines()[0]
-            self.announce(f"built without kernel steering: {reason}", level=3)
+            self.announce(f"built without kernel steering: {reason}", level=logging.WARNING)
 
 
 setup(cmdclass={"build_py": BuildWithProgram})

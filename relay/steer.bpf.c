@@ -108,7 +108,7 @@ static __always_inline int to_owner(struct sk_reuseport_md *md, struct owner *ow
         return to_relay(md);
     __u32 slot = owner->slot;
     __u32 *alive = bpf_map_lookup_elem(&generations, &slot);
-    if (!alive || *alive != owner->generation)
+    if (!alive || !*alive || *alive != owner->generation)
         return to_relay(md);
     __u32 index = MAX_RELAYS + slot;
     if (bpf_sk_select_reuseport(md, &sockets, &index, 0))

@@ -1,5 +1,6 @@
 """Kernel steering: loads the program of `steer.bpf.c`, one for each listen address, and puts the sockets in."""
 
+import contextlib
 import errno
 import os
 import socket
@@ -10,10 +11,10 @@ from pathlib import Path
 
 from voicerelay.shm.bpf import (
     SO_ATTACH_REUSEPORT_EBPF,
+    SO_DETACH_REUSEPORT_BPF,
     BpfMap,
     BpfObject,
     BpfUnavailable,
-    possible_cpus,
 )
 from voicerelay.shm.counters import MAX_RELAYS
 from voicerelay.shm.region import Sizes
@@ -57,7 +58,8 @@ def load(
             members = [r[local] for r in relays], [t[local] for t in transceivers]
             groups.append(_load_group(*members, sizes))
     except OSError as exc:
-        for group in groups:
+        for local, group in enumerate(groups):
+            relays[0][local].setsockopt(socket.SOL_SOCKET, SO_DETACH_REUSEPORT_BPF, 0)
             group.close()
         raise BpfUnavailable(_explain(exc)) from exc
     return groups
@@ -67,33 +69,29 @@ def _load_group(
     relays: Sequence[socket.socket], transceivers: Sequence[socket.socket], sizes: Sizes
 ) -> SteeredGroup:
     program = BpfObject(OBJECT)
-    try:
+    with contextlib.ExitStack() as opened:
+        opened.callback(program.close)
         program.resize("flows", sizes.flows // 2)
         program.resize("routes", sizes.routes // 2)
         program.load()
-        group = SteeredGroup(
-            *(program.map_fd(name) for name in ("flows", "routes", "generations", "counters"))
-        )
+
+        def descriptor(fd: int) -> int:
+            opened.callback(os.close, fd)
+            return fd
+
         places = dict(enumerate(relays))
         places |= {MAX_RELAYS + slot: sock for slot, sock in enumerate(transceivers)}
-        sockets = BpfMap(program.map_fd("sockets"), _U64.size)
+        members = BpfMap(descriptor(program.map_fd("sockets")), _U64.size)
         for index, sock in places.items():
-            sockets.put(_U32.pack(index), _U64.pack(sock.fileno()))
-        number = BpfMap(program.map_fd("relays"), _U32.size)
+            members.put(_U32.pack(index), _U64.pack(sock.fileno()))
+        number = BpfMap(descriptor(program.map_fd("relays")), _U32.size)
         number.put(_U32.pack(0), _U32.pack(len(relays)))
-        steer = program.program_fd("steer")
         # One member is enough: the program belongs to the group, as long as any member lives.
+        steer = descriptor(program.program_fd("steer"))
         relays[0].setsockopt(socket.SOL_SOCKET, SO_ATTACH_REUSEPORT_EBPF, steer)
-        for fd in (sockets.fd, number.fd, steer):
-            os.close(fd)
-        return group
-    finally:
-        program.close()
-
-
-def counter_map(fd: int) -> BpfMap:
-    """The per-CPU counters of a group."""
-    return BpfMap(fd, _U64.size * possible_cpus())
+        return SteeredGroup(
+            *(program.map_fd(name) for name in ("flows", "routes", "generations", "counters"))
+        )
 
 
 def _explain(exc: OSError) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 SO_ATTACH_REUSEPORT_EBPF = 52  # <asm-generic/socket.h>; no constant in Python 3.11
+SO_DETACH_REUSEPORT_BPF = 68
 BPF_ANY = 0
 
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from tests.system.conftest import steering_unavailable
 from voicerelay.control.plane import Plane, SteeringPlane
-from voicerelay.relay.steering import counter_map, load
+from voicerelay.relay.steering import load
 from voicerelay.shm import stun
 from voicerelay.shm.bpf import BpfMap, possible_cpus
 from voicerelay.shm.counters import BLOCK_BYTES, Block, ControlCounter
@@ -260,7 +260,8 @@ def test_counters_add_up_over_cpus_and_listen_addresses(world: World) -> None:
     for local, group in enumerate(world.groups):
         for index in range(4):
             values = [1000 * local + 100 * index + cpu + 1 for cpu in range(cpus)]
-            counter_map(group.counters).put(U32.pack(index), struct.pack(f"={cpus}Q", *values))
+            packed = struct.pack(f"={cpus}Q", *values)
+            BpfMap(group.counters, 8 * cpus).put(U32.pack(index), packed)
             totals[index] += sum(values)
     block = Block(memoryview(bytearray(BLOCK_BYTES)).cast("Q"))
 
