@@ -54,7 +54,7 @@ def draw(summary: dict[str, Any], path: Path) -> str:
         0.01,
         0.01,
         f"{options['flows']} flows, 172-byte packets, medians of {options['rounds']} rounds, whiskers"
-        f" min to max; {summary['machine']['cpu']}, Linux {summary['machine']['kernel']}",
+        f" min to max; {summary['machine']['cores']} cores, Linux {summary['machine']['kernel']}",
         fontsize=7,
         color="#555555",
     )

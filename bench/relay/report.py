@@ -1,6 +1,7 @@
 """From runs to the answer: medians, the table, the targets, the JSON file."""
 
 import json
+import os
 import platform
 import time
 from pathlib import Path
@@ -133,8 +134,8 @@ def summary(
     return {
         "when": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "machine": {
-            "cpu": _cpu_model(),
-            "kernel": platform.release(),
+            "cores": os.cpu_count(),
+            "kernel": ".".join(platform.release().split(".")[:2]),
             "python": platform.python_version(),
         },
         "options": options,
@@ -147,10 +148,3 @@ def summary(
 def write(path: Path, content: dict[str, Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n")
-
-
-def _cpu_model() -> str:
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
-    return platform.machine()
