@@ -1,6 +1,7 @@
 """What is compared: the interface of a contender, no relay at all, and the relays one writes first."""
 
 import sys
+from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import ClassVar
 
@@ -10,7 +11,7 @@ from bench.relay.world import wait_bound as wait_until_bound
 HERE = Path(__file__).resolve().parent
 
 
-class Contender:
+class Contender(ABC):
     """One way to bring a client's packet to its transceiver.
 
     `start` raises NotAvailable, and leaves nothing behind that `stop` does not end.
@@ -33,8 +34,9 @@ class Contender:
             self.target.ufrags = [flows.ufrag(flow) for flow in range(flows.count)]
         return self.target
 
+    @abstractmethod
     def launch(self, flows: Flows) -> Target:
-        raise NotImplementedError
+        """Start what it consists of; where the clients send, and where it arrives."""
 
     def stop(self) -> None:
         """End every process and close every socket of it."""
@@ -56,11 +58,12 @@ class NoRelay(Contender):
         return Target([(HOST, port_of(sink)) for sink in sinks], sinks, holdable=False)
 
 
-class _OneProcess(Contender):
+class _OneProcess(Contender, ABC):
     """A program that takes the public port and the sinks' ports."""
 
+    @abstractmethod
     def command(self) -> list[str]:
-        raise NotImplementedError
+        """How to start it."""
 
     def launch(self, flows: Flows) -> Target:
         sinks = udp_sinks()
