@@ -94,6 +94,7 @@ def world() -> Iterator[World]:
     made.join(0)
     made.join(1)
     yield made
+    made.region.close()
     remove_segments(made.region.name)
 
 
@@ -354,4 +355,5 @@ def test_the_tables_follow_the_model(steps: list[tuple[str, int, int, int]]) -> 
         assert (world.routes(), world.flows()) == (routes, flows)
         assert world.figures() == (len(routes), len(flows))
     finally:
+        world.region.close()
         remove_segments(world.region.name)
