@@ -1,0 +1,180 @@
+"""libopus, through cffi: one decoder and one encoder for each direction of a call, mono, 20 ms at a time."""
+
+import ctypes.util
+import importlib.util
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+from cffi import FFI
+
+Pcm = npt.NDArray[np.int16]
+
+RATES: Final = (8_000, 12_000, 16_000, 24_000, 48_000)  # Hz, RFC 6716 §2
+FRAME_S: Final = 0.02
+MAX_PACKET_S: Final = 0.12  # RFC 6716 §3.2.5
+MAX_PAYLOAD_BYTES: Final = 1000  # of one RTP packet; with its headers below 1200
+DEFAULT_BITRATE: Final = 32_000  # bit/s
+DEFAULT_COMPLEXITY: Final = 5  # 0 to 10
+
+_ffi: Any = FFI()
+_ffi.cdef("""
+typedef struct OpusEncoder OpusEncoder;
+typedef struct OpusDecoder OpusDecoder;
+const char *opus_get_version_string(void);
+OpusEncoder *opus_encoder_create(int32_t rate, int channels, int application, int *error);
+void opus_encoder_destroy(OpusEncoder *state);
+int32_t opus_encode(OpusEncoder *state, const int16_t *pcm, int samples, unsigned char *data,
+                    int32_t max_bytes);
+int opus_encoder_ctl(OpusEncoder *state, int request, ...);
+OpusDecoder *opus_decoder_create(int32_t rate, int channels, int *error);
+void opus_decoder_destroy(OpusDecoder *state);
+int opus_decode(OpusDecoder *state, const unsigned char *data, int32_t bytes, int16_t *pcm,
+                int samples, int fec);
+int opus_packet_get_nb_samples(const unsigned char *packet, int32_t bytes, int32_t rate);
+int opus_packet_has_lbrr(const unsigned char *packet, int32_t bytes);
+""")
+_VOIP = 2048
+_SET_BITRATE, _SET_COMPLEXITY, _SET_INBAND_FEC, _SET_LOSS_PERCENT, _SET_DTX, _SET_SIGNAL = (
+    4002,
+    4010,
+    4012,
+    4014,
+    4016,
+    4024,
+)
+_SIGNAL_VOICE = 3001
+
+
+class OpusError(ValueError):
+    """A payload that is not Opus; the message is libopus's error number."""
+
+
+class OpusMissing(Exception):
+    """There is no libopus on this host; the message says how to mend it."""
+
+
+def _open_library() -> Any:
+    """The copy in the PyAV wheel, which aiortc brings, else the system's."""
+    av = importlib.util.find_spec("av")
+    bundled = []
+    if av is not None and av.origin is not None:
+        bundled = sorted((Path(av.origin).parent.parent / "av.libs").glob("libopus-*.so*"))
+    path = str(bundled[0]) if bundled else ctypes.util.find_library("opus")
+    if path is None:
+        raise OpusMissing("libopus is not installed (Debian: libopus0)")
+    return _ffi.dlopen(path)
+
+
+_lib = _open_library()
+
+
+def version() -> str:
+    """Of the library in use."""
+    return str(_ffi.string(_lib.opus_get_version_string()).decode())
+
+
+def packet_samples(payload: bytes, rate: int) -> int:
+    """Duration of a packet in samples at `rate`. Raises OpusError."""
+    samples: int = _lib.opus_packet_get_nb_samples(payload, len(payload), rate)
+    if samples <= 0:
+        raise OpusError(samples)
+    return samples
+
+
+def has_fec(payload: bytes) -> bool:
+    """Whether a packet carries a copy of the one before it (RFC 6716 §2.1.7)."""
+    return bool(_lib.opus_packet_has_lbrr(payload, len(payload)) == 1)
+
+
+class Decoder:
+    """Opus to PCM: int16 mono at `rate` (one of RATES)."""
+
+    __slots__ = ("_max_samples", "_state", "rate")
+
+    def __init__(self, rate: int) -> None:
+        if rate not in RATES:
+            raise ValueError(f"rate {rate} is none of {RATES}")
+        error = _ffi.new("int *")
+        self.rate = rate
+        self._state = _ffi.gc(_lib.opus_decoder_create(rate, 1, error), _lib.opus_decoder_destroy)
+        if error[0]:
+            raise MemoryError("opus_decoder_create")
+        self._max_samples = round(rate * MAX_PACKET_S)
+
+    def decode(self, payload: bytes) -> Pcm:
+        """The PCM of a packet, as long as the packet. Raises OpusError."""
+        return self._decode(payload, packet_samples(payload, self.rate), 0)
+
+    def recover(self, following: bytes, samples: int) -> Pcm:
+        """The lost packet of `samples` before `following`, from its in-band FEC. Raises OpusError.
+
+        Decode `following` itself afterwards. Without FEC in it the result is concealment.
+        """
+        return self._decode(following, samples, 1)
+
+    def conceal(self, samples: int) -> Pcm:
+        """Packet loss concealment: `samples` (a multiple of 2.5 ms) of what might have been."""
+        return self._decode(_ffi.NULL, min(samples, self._max_samples), 0)
+
+    def _decode(self, payload: Any, samples: int, fec: int) -> Pcm:
+        pcm = np.empty(samples, np.int16)
+        size = 0 if payload is _ffi.NULL else len(payload)
+        target = _ffi.from_buffer("int16_t[]", pcm, require_writable=True)
+        done = _lib.opus_decode(self._state, payload, size, target, samples, fec)
+        if done < 0:
+            raise OpusError(done)
+        return pcm if done == samples else pcm[:done]
+
+
+class Encoder:
+    """PCM to Opus, mono voice at `rate` (one of RATES)."""
+
+    __slots__ = ("_data", "_out", "_state", "rate", "samples")
+
+    def __init__(
+        self, rate: int, bitrate: int = DEFAULT_BITRATE, complexity: int = DEFAULT_COMPLEXITY
+    ) -> None:
+        if rate not in RATES:
+            raise ValueError(f"rate {rate} is none of {RATES}")
+        error = _ffi.new("int *")
+        self.rate = rate
+        self.samples = round(rate * FRAME_S)  # of the frame that `encode` takes
+        self._state = _ffi.gc(
+            _lib.opus_encoder_create(rate, 1, _VOIP, error), _lib.opus_encoder_destroy
+        )
+        if error[0]:
+            raise MemoryError("opus_encoder_create")
+        self._out = _ffi.new("unsigned char[]", MAX_PAYLOAD_BYTES)
+        self._data = _ffi.buffer(self._out)
+        self._set(_SET_BITRATE, bitrate)
+        self._set(_SET_SIGNAL, _SIGNAL_VOICE)
+        self.set_complexity(complexity)
+
+    def encode(self, frame: Pcm) -> bytes:
+        """One packet of a 20 ms frame (contiguous int16, `samples` long)."""
+        if len(frame) != self.samples:
+            raise ValueError(f"a frame has {self.samples} samples, not {len(frame)}")
+        pcm = _ffi.from_buffer("int16_t[]", frame)
+        size = _lib.opus_encode(self._state, pcm, self.samples, self._out, MAX_PAYLOAD_BYTES)
+        if size < 0:
+            raise OpusError(size)
+        return bytes(self._data[:size])
+
+    def set_complexity(self, complexity: int) -> None:
+        """0 (cheap) to 10 (best)."""
+        self._set(_SET_COMPLEXITY, complexity)
+
+    def set_fec(self, loss_percent: int) -> None:
+        """Prepare for so much loss with in-band FEC; 0 switches it off."""
+        self._set(_SET_INBAND_FEC, int(loss_percent > 0))
+        self._set(_SET_LOSS_PERCENT, loss_percent)
+
+    def set_dtx(self, on: bool) -> None:
+        """Send next to nothing during silence (RFC 6716 §2.1.9)."""
+        self._set(_SET_DTX, int(on))
+
+    def _set(self, request: int, value: int) -> None:
+        if _lib.opus_encoder_ctl(self._state, request, _ffi.cast("int32_t", value)):
+            raise ValueError(f"libopus refuses {value} for request {request}")
