@@ -108,7 +108,8 @@ def _rows(status: dict[str, Any]) -> list[tuple[str, dict[str, Any], str]]:
         rows.append(("control", control, f"{control['peers']} peers"))
     for relay in status["relays"]:
         work = (
-            f"{relay['sockets_read']} socket(s), {relay['packets_received']} packets in, "
+            f"{'C' if relay['compiled'] else 'Python'} loop, {relay['sockets_read']} socket(s), "
+            f"{relay['packets_received']} packets in, "
             f"{relay['packets_forwarded']} forwarded, {sum(relay['dropped'].values())} dropped"
         )
         rows.append((f"relay {relay['index']}", relay, work))

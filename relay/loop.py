@@ -23,8 +23,11 @@ Parts = list[bytes | memoryview]
 class Forwarder:
     """Reads the public sockets that this relay holds and feeds the transceivers.
 
+    `make_router(relay, local)` is for a socket of a relay at a listen address.
     `sleep` waits a fraction of a millisecond; the relay has nothing else to do meanwhile.
     """
+
+    alive_s = 0.05  # how often `alive` is to be called
 
     def __init__(
         self,
@@ -32,8 +35,10 @@ class Forwarder:
         links: Links,
         block: Block,
         pace: Pace,
+        make_router: Callable[[int, int], Router[Source]],
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
+        self._make_router = make_router
         self._loop = loop
         self._links = links
         self._block = block
@@ -48,9 +53,10 @@ class Forwarder:
         """Indices of the relay sockets being read."""
         return sorted(self._held)
 
-    def hold(self, relay: int, sockets: list[socket.socket], routers: list[Router[Source]]) -> None:
-        """Start to read a relay socket (one socket and router for each listen address)."""
+    def hold(self, relay: int, sockets: list[socket.socket]) -> None:
+        """Start to read a relay socket (one for each listen address)."""
         self.release(relay)
+        routers = (self._make_router(relay, local) for local in range(len(sockets)))
         self._held[relay] = list(zip(sockets, routers, strict=True))
         for sock in sockets:
             sock.setblocking(False)
@@ -63,6 +69,16 @@ class Forwarder:
             self._loop.remove_reader(sock.fileno())
             sock.close()
         self._block.set(RelayCounter.SOCKETS_READ, len(self._held))
+
+    def alive(self) -> None:
+        """The event loop turns: this is the loop that does the work (law 6)."""
+        self._block.beat()
+
+    def close(self) -> None:
+        """Let go of every socket and link."""
+        for relay in self.holding:
+            self.release(relay)
+        self._links.close()
 
     def _wake(self) -> None:
         """Packets are there: forward them, and while more come quickly, wait and look again."""

@@ -13,10 +13,11 @@ from pathlib import Path
 
 import uvloop
 
+from voicerelay.relay.fastpath import FastPath, FastPathMissing
 from voicerelay.relay.links import Links
 from voicerelay.relay.loop import Forwarder
 from voicerelay.relay.pace import DEFAULT_COALESCE_S, Pace
-from voicerelay.relay.receive import source_path
+from voicerelay.relay.receive import Source, source_path
 from voicerelay.relay.route import Router
 from voicerelay.shm import protocol
 from voicerelay.shm.client import ControlClient
@@ -24,18 +25,20 @@ from voicerelay.shm.lifeline import Lifeline, die_with_parent
 from voicerelay.shm.protocol import Message
 from voicerelay.shm.region import ABI, Region, RegionMismatch
 
-HEARTBEAT_S = 0.05
-
 log = logging.getLogger("voicerelay.relay")
 
 
 @dataclass(frozen=True)
 class RelaySettings:
-    """What the supervisor gives. `parent`: its pid, 0 when nobody supervises."""
+    """What the supervisor gives.
+
+    `parent`: its pid, 0 when nobody supervises. `compiled`: use the loop in C where it was built.
+    """
 
     run_dir: str
     index: int
     coalesce_us: int = round(DEFAULT_COALESCE_S * 1e6)
+    compiled: bool = True
     lifeline: int = -1
     parent: int = 0
     log_level: str = "info"
@@ -54,8 +57,7 @@ class RelayProcess:
         self._lifeline = Lifeline(settings.lifeline)
         self._stopped = asyncio.Event()
         self._region: Region | None = None
-        self._forwarder: Forwarder | None = None
-        self._links = Links(Path(settings.run_dir))
+        self._forwarder: FastPath | Forwarder | None = None
         self._client = ControlClient(
             Path(settings.run_dir),
             self._hello,
@@ -90,13 +92,11 @@ class RelayProcess:
                 log.error("cannot use the shared tables: %s", exc)
                 self._stopped.set()
                 return
-            self._tables = self._region.route_reader(), self._region.flow_reader()
-            block = self._region.counters.relay(self._settings.index)
-            block.claim(welcome.generation)
-            self._forwarder = Forwarder(
-                self._loop, self._links, block, Pace(self._settings.coalesce_us / 1e6)
-            )
-            self._beat()
+            self._region.counters.relay(self._settings.index).claim(welcome.generation)
+            if self._forwarder is not None:
+                self._forwarder.close()
+            self._forwarder = self._make_forwarder(self._region)
+            self._alive()
         self._region.counters.relay(self._settings.index).own()
         self._hold(self._settings.index, fds)
         self._lifeline.ready()
@@ -110,22 +110,33 @@ class RelayProcess:
             case _:
                 _close_all(fds)
 
-    def _hold(self, relay: int, fds: list[int]) -> None:
-        if self._forwarder is None or self._region is None:
-            _close_all(fds)
-            return
-        routes, flows = self._tables
-        sockets = [socket.socket(fileno=fd) for fd in fds]
-        routers = [
-            Router(relay, routes, flows, partial(source_path, local))
-            for local in range(len(sockets))
-        ]
-        self._forwarder.hold(relay, sockets, routers)
+    def _make_forwarder(self, region: Region) -> FastPath | Forwarder:
+        """The loop in C where it was built, else the one in Python."""
+        settings = self._settings
+        block = region.counters.relay(settings.index)
+        routes, flows = region.route_reader(), region.flow_reader()
+        run_dir, coalesce_s = Path(settings.run_dir), settings.coalesce_us / 1e6
+        if settings.compiled:
+            try:
+                return FastPath(run_dir, block, coalesce_s, routes, flows)
+            except FastPathMissing as exc:
+                log.info("without the loop in C: %s", exc)
 
-    def _beat(self) -> None:
-        assert self._region is not None
-        self._region.counters.relay(self._settings.index).beat()
-        self._loop.call_later(HEARTBEAT_S, self._beat)
+        def make_router(relay: int, local: int) -> Router[Source]:
+            return Router(relay, routes, flows, partial(source_path, local))
+
+        return Forwarder(self._loop, Links(run_dir), block, Pace(coalesce_s), make_router)
+
+    def _hold(self, relay: int, fds: list[int]) -> None:
+        if self._forwarder is None:
+            _close_all(fds)
+        else:
+            self._forwarder.hold(relay, [socket.socket(fileno=fd) for fd in fds])
+
+    def _alive(self) -> None:
+        assert self._forwarder is not None
+        self._forwarder.alive()
+        self._loop.call_later(self._forwarder.alive_s, self._alive)
 
 
 def _close_all(fds: list[int]) -> None:

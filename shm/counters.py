@@ -34,6 +34,7 @@ class RelayCounter(IntEnum):
     DROPPED_UNKNOWN_FLOW = 15
     DROPPED_TRANSCEIVER_GONE = 16
     DROPPED_QUEUE_FULL = 17
+    COMPILED = 18  # 1: the loop in C runs
 
 
 class TransceiverCounter(IntEnum):

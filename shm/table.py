@@ -5,6 +5,7 @@ flat for ever) and makes the table's epoch odd meanwhile; a reader that misses l
 Stores are seen in program order, which x86-64 guarantees.
 """
 
+import ctypes
 import struct
 import zlib
 from collections.abc import Callable, Iterator
@@ -41,6 +42,15 @@ class Entry(NamedTuple):
 _NO_ENTRY = Entry(0, 0, 0, 0)
 
 
+class TablePlace(NamedTuple):
+    """Addresses of a table's records and epoch in this process, and what a search needs."""
+
+    records: int
+    epoch: int
+    mask: int
+    max_probe: int
+
+
 def home_of(key: bytes, mask: int) -> int:
     """Index at which the search for `key` begins."""
     return zlib.crc32(key) & mask
@@ -63,6 +73,14 @@ class TableReader:
         self.sequences = records.cast("I")
         self._mask = len(records) // RECORD_BYTES - 1
         self._max_probe = min(MAX_PROBE, self._mask + 1)
+
+    def place(self) -> "TablePlace":
+        """Where the table lies, for a reader in C; holds as long as nobody calls `release`."""
+        records, epoch = (
+            ctypes.addressof(ctypes.c_char.from_buffer(view))
+            for view in (self._records, self._epoch)
+        )
+        return TablePlace(records, epoch, self._mask, self._max_probe)
 
     def release(self) -> None:
         """Let go of the memory; nothing can be read any more."""

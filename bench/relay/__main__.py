@@ -18,7 +18,7 @@ from bench.relay.build import build
 from bench.relay.contenders import CLoop, CMmsg, Contender, NoRelay, UvloopRelay
 from bench.relay.foreign import Coturn, Nginx
 from bench.relay.measure import Bench, Phase, faults, run_phase
-from bench.relay.ours import OursPortable, OursPortableStun, OursSteering
+from bench.relay.ours import OursPortable, OursPortableStun, OursPython, OursSteering
 from bench.relay.world import Flows, NotAvailable, free_udp_port
 
 CONTENDERS: list[type[Contender]] = [
@@ -28,6 +28,7 @@ CONTENDERS: list[type[Contender]] = [
     Nginx,
     UvloopRelay,
     OursPortable,
+    OursPython,
     OursPortableStun,
     OursSteering,
     NoRelay,

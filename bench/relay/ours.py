@@ -159,6 +159,14 @@ def _link(flows: Flows, slot: int, port: int, listener: socket.socket) -> socket
     return link
 
 
+class OursPython(OursPortable):
+    """As it runs where no C compiler was there at the installation."""
+
+    key = "portable_python"
+    title = "voicerelay, portable, its loop in Python"
+    relay_settings: ClassVar[Mapping[str, Any]] = {"compiled": False}
+
+
 class OursPortableStun(OursPortable):
     key = "portable_stun"
     title = "**voicerelay, portable**, 10% STUN"

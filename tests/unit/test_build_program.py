@@ -1,4 +1,4 @@
-"""How setup.py builds the kernel's program: where that cannot be done all else is built, and it says why."""
+"""How setup.py builds its programs in C: where that cannot be done all else is built, and it says why."""
 
 import os
 import shutil
@@ -129,3 +129,26 @@ def test_a_clang_that_fails_without_a_word_does_not_fail_the_build(
 
     assert f"{BUILT_WITHOUT}: no reason given" in output
     assert "steer.bpf.o" not in shipped(tree)
+
+
+def test_with_a_c_compiler_the_relays_loop_is_built_and_shipped(tree: Path) -> None:
+    if shutil.which("cc") is None:
+        pytest.skip("no C compiler is installed")
+
+    build(tree)
+
+    assert {"fastpath.c", "fastpath.py", "libfastpath.so.1"} <= shipped(tree)
+
+
+def test_without_a_c_compiler_the_loop_in_python_is_there(tree: Path, tmp_path: Path) -> None:
+    (tree / "relay/libfastpath.so.1").write_bytes(b"of an earlier build")
+    empty = tmp_path / "bin"
+    empty.mkdir()
+
+    output = build(tree, str(empty))
+
+    assert {"fastpath.c", "fastpath.py", "loop.py"} <= shipped(tree)
+    assert "libfastpath.so.1" not in shipped(tree)
+    assert "built without the relay's loop in C: cc is not here" in output
+    (wheel,) = (tree / "dist").glob("*.whl")
+    assert wheel.name.endswith("-py3-none-any.whl")

@@ -61,7 +61,7 @@ def site(sdist: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder like site-packages, with the wheel made from the source distribution."""
     folder = tmp_path_factory.mktemp("wheel")
     python("-c", BUILD.format("wheel"), str(folder), cwd=sdist)
-    (wheel,) = folder.glob("voicerelay-*-py3-none-any.whl")
+    (wheel,) = folder.glob("voicerelay-*-py3-none-*.whl")
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(folder / "site")
     return folder / "site"
@@ -74,9 +74,19 @@ def test_wheel_holds_every_module_and_nothing_else(site: Path) -> None:
         if file.is_file() and ".dist-info" not in str(file)
     }
 
-    program = installed.pop(PurePosixPath("voicerelay/relay/steer.bpf.o"), None)
+    relay = PurePosixPath("voicerelay/relay")
+    built = [installed.pop(relay / name, None) for name in ("steer.bpf.o", "libfastpath.so.1")]
     assert installed == {target: file.read_bytes() for target, file in shipped()}
-    assert (program is not None) == (shutil.which("clang") is not None)
+    compilers = [shutil.which("clang"), shutil.which("cc")]
+    assert [program is not None for program in built] == [one is not None for one in compilers]
+
+
+def test_a_wheel_with_the_loop_in_c_is_for_one_platform_and_every_python(site: Path) -> None:
+    (info,) = site.glob("voicerelay-*.dist-info")
+
+    tag = message_from_bytes((info / "WHEEL").read_bytes())["Tag"]
+
+    assert tag == "py3-none-any" or (shutil.which("cc") and tag.startswith("py3-none-linux_"))
 
 
 def test_sdist_carries_units_and_tests_once(sdist: Path) -> None:

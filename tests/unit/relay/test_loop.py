@@ -1,8 +1,9 @@
-"""The relay's loop on real loopback sockets: every packet is forwarded or counted as dropped."""
+"""The relay's loops, in Python and in C, on real loopback sockets: every packet is forwarded or counted."""
 
 import asyncio
 import contextlib
 import socket
+import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -13,10 +14,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from voicerelay.relay.fastpath import LIBRARY, FastPath
 from voicerelay.relay.links import Links
 from voicerelay.relay.loop import MAX_DRAIN, Forwarder, Parts, split_batch
 from voicerelay.relay.pace import Pace
-from voicerelay.relay.receive import source_path
+from voicerelay.relay.receive import Source, source_path
 from voicerelay.relay.route import Router
 from voicerelay.shm import stun
 from voicerelay.shm.counters import BLOCK_BYTES, Block, RelayCounter
@@ -38,6 +40,17 @@ UFRAG = b"AAAAbbbbCCCCdddd0001"
 CHECK = stun.build(stun.BINDING_REQUEST, bytes(12), [(stun.USERNAME, UFRAG + b":b")], b"password")
 STRANGE = CHECK.replace(UFRAG, UFRAG[::-1])
 RTP = bytes((128, 111)) + bytes(98)
+BOTH = pytest.mark.parametrize(
+    "compiled",
+    [
+        pytest.param(False, id="python"),
+        pytest.param(
+            True,
+            id="compiled",
+            marks=pytest.mark.skipif(not LIBRARY.exists(), reason="no C compiler was there"),
+        ),
+    ],
+)
 DROPS = [counter for counter in RelayCounter if counter.name.startswith("DROPPED")]
 
 
@@ -51,7 +64,7 @@ async def until(happened: Callable[[], bool]) -> None:
 class Relay:
     """A forwarder between a public socket and one transceiver's socket, with a client."""
 
-    def __init__(self, run_dir: Path, listening: bool = True) -> None:
+    def __init__(self, run_dir: Path, listening: bool = True, compiled: bool = False) -> None:
         self.block = Block(memoryview(bytearray(BLOCK_BYTES)).cast("Q"))
         tables = [
             TableWriter(memoryview(bytearray(64 * RECORD_BYTES)), memoryview(bytearray(4)), 32)
@@ -66,8 +79,11 @@ class Relay:
         tables[0].put(UFRAG, Entry(SLOT, GENERATION, 1, 0))
         tables[1].put(self.path, Entry(SLOT, GENERATION, 1, 0))
         self.tables = tables
-        self.router = Router(RELAY, tables[0], tables[1], partial(source_path, 0))
-        self.forwarder = Forwarder(asyncio.get_running_loop(), self.links, self.block, Pace(0.0))
+        self.forwarder: FastPath | Forwarder
+        if compiled:
+            self.forwarder = FastPath(run_dir, self.block, 0.0, *tables)
+        else:
+            self.forwarder = self.in_python(Pace(0.0))
         self._first = self.forwarder
         self.listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         if listening:
@@ -83,14 +99,22 @@ class Relay:
     def __exit__(
         self, _a: type[BaseException] | None, _b: BaseException | None, _c: TracebackType | None
     ) -> None:
-        for relay in self.forwarder.holding:
-            self.forwarder.release(relay)
+        self.forwarder.close()
         self.links.close()
         for sock in (self.public, self.client, self.listener, *self.accepted):
             sock.close()
 
+    def in_python(self, pace: Pace, sleep: Callable[[float], None] = time.sleep) -> Forwarder:
+        """A forwarder with this router, whatever the relay."""
+        return Forwarder(
+            asyncio.get_running_loop(), self.links, self.block, pace, self.make_router, sleep
+        )
+
+    def make_router(self, relay: int, local: int) -> Router[Source]:
+        return Router(relay, self.tables[0], self.tables[1], partial(source_path, local))
+
     def hold(self) -> None:
-        self.forwarder.hold(RELAY, [self.public.dup()], [self.router])
+        self.forwarder.hold(RELAY, [self.public.dup()])
 
     def hold_alone(self) -> None:
         """With a new forwarder, so that the first one reads no more."""
@@ -124,15 +148,18 @@ class Relay:
         )
 
 
-def test_waiting_packets_become_one_frame_in_order(tmp_path: Path) -> None:
+@BOTH
+def test_waiting_packets_become_one_frame_in_order(tmp_path: Path, compiled: bool) -> None:
     async def run() -> None:
-        with Relay(tmp_path) as relay:
+        with Relay(tmp_path, compiled=compiled) as relay:
             # given a check and media that wait together
+            relay.forwarder.release(RELAY)
             packets = [CHECK, *(RTP + bytes((n,)) for n in range(9))]
             for packet in packets:
                 relay.client.send(packet)
 
             # when the relay wakes up
+            relay.hold()
             await relay.received(10)
 
             # then the transceiver has them all in one message, each with its path
@@ -158,11 +185,34 @@ def test_a_wakeup_drains_at_most_64_packets(tmp_path: Path) -> None:
     asyncio.run(run())
 
 
+@BOTH
+def test_a_look_that_is_too_long_for_a_frame_becomes_several(
+    tmp_path: Path, compiled: bool
+) -> None:
+    async def run() -> None:
+        with Relay(tmp_path, compiled=compiled) as relay:
+            relay.forwarder.release(RELAY)
+            packets = [RTP.ljust(MAX_DATAGRAM_BYTES - n, b".") for n in range(32)]
+            for packet in packets:
+                relay.client.send(packet)
+
+            relay.hold()
+            await relay.received(len(packets))
+
+            frames = relay.frames()
+            assert [entry[2] for frame in frames for entry in split_frame(frame)] == packets
+            assert len(frames) > 1
+            assert all(len(frame) <= MAX_FRAME_BYTES for frame in frames)
+
+    asyncio.run(run())
+
+
 MIX = st.sampled_from(
     [b"", CHECK, STRANGE, CHECK[:-1], RTP, RTP * 10, b"\x16" * 40, b"\x50junk", b"\xff", b"\x01"]
 )
 
 
+@BOTH
 @settings(deadline=None, max_examples=40)
 @given(
     st.lists(st.one_of(MIX, st.binary(max_size=MAX_DATAGRAM_BYTES + 9)), min_size=1, max_size=90),
@@ -170,10 +220,10 @@ MIX = st.sampled_from(
     st.booleans(),
 )
 def test_received_is_forwarded_plus_all_drops(
-    packets: list[bytes], listening: bool, giant: bool
+    compiled: bool, packets: list[bytes], listening: bool, giant: bool
 ) -> None:
     async def run(run_dir: Path) -> None:
-        with Relay(run_dir, listening) as relay:
+        with Relay(run_dir, listening, compiled) as relay:
             # given a random mix from a client with a flow and from a stranger
             if giant:
                 packets.insert(0, RTP.ljust(65_507, b"."))  # the largest UDP payload
@@ -197,9 +247,12 @@ def test_received_is_forwarded_plus_all_drops(
         asyncio.run(run(Path(folder)))
 
 
-def test_packets_for_a_full_transceiver_are_counted_and_the_loop_goes_on(tmp_path: Path) -> None:
+@BOTH
+def test_packets_for_a_full_transceiver_are_counted_and_the_loop_goes_on(
+    tmp_path: Path, compiled: bool
+) -> None:
     async def run() -> None:
-        with Relay(tmp_path) as relay:
+        with Relay(tmp_path, compiled=compiled) as relay:
             # given a transceiver that never reads
             sent = 0
             while not relay.get(RelayCounter.DROPPED_QUEUE_FULL):
@@ -220,9 +273,12 @@ def test_packets_for_a_full_transceiver_are_counted_and_the_loop_goes_on(tmp_pat
     asyncio.run(run())
 
 
-def test_a_released_socket_keeps_its_queue_for_the_next_holder(tmp_path: Path) -> None:
+@BOTH
+def test_a_released_socket_keeps_its_queue_for_the_next_holder(
+    tmp_path: Path, compiled: bool
+) -> None:
     async def run() -> None:
-        with Relay(tmp_path) as relay:
+        with Relay(tmp_path, compiled=compiled) as relay:
             # given a relay that lets go of its socket
             assert (relay.forwarder.holding, relay.get(RelayCounter.SOCKETS_READ)) == ([RELAY], 1)
             relay.forwarder.release(RELAY)
@@ -243,10 +299,12 @@ def test_a_released_socket_keeps_its_queue_for_the_next_holder(tmp_path: Path) -
     asyncio.run(run())
 
 
-def test_holding_a_relay_again_replaces_its_sockets(tmp_path: Path) -> None:
+@BOTH
+def test_holding_a_relay_again_replaces_its_sockets(tmp_path: Path, compiled: bool) -> None:
     async def run() -> None:
-        with Relay(tmp_path) as relay:
-            ((first, _),) = relay.forwarder._held[RELAY]
+        with Relay(tmp_path, compiled=compiled) as relay:
+            first = relay.public.dup()
+            relay.forwarder.hold(RELAY, [first])
 
             relay.hold()
 
@@ -258,9 +316,10 @@ def test_holding_a_relay_again_replaces_its_sockets(tmp_path: Path) -> None:
     asyncio.run(run())
 
 
-def test_releasing_what_is_not_held_is_no_error(tmp_path: Path) -> None:
+@BOTH
+def test_releasing_what_is_not_held_is_no_error(tmp_path: Path, compiled: bool) -> None:
     async def run() -> None:
-        with Relay(tmp_path) as relay:
+        with Relay(tmp_path, compiled=compiled) as relay:
             relay.forwarder.release(RELAY + 1)
 
             assert relay.forwarder.holding == [RELAY]

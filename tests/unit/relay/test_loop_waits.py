@@ -2,14 +2,11 @@
 
 import asyncio
 import socket
-from functools import partial
 from pathlib import Path
 
-from tests.unit.relay.test_loop import CHECK, RELAY, RTP, Relay
-from voicerelay.relay.loop import MAX_DRAIN, MAX_LOOKS, Forwarder
+from tests.unit.relay.test_loop import BOTH, CHECK, RELAY, RTP, Relay
+from voicerelay.relay.loop import MAX_DRAIN, MAX_LOOKS
 from voicerelay.relay.pace import Pace
-from voicerelay.relay.receive import source_path
-from voicerelay.relay.route import Router
 from voicerelay.shm.frame import split_frame
 
 
@@ -33,9 +30,7 @@ def test_what_comes_during_a_wait_is_forwarded_after_it_and_a_wakeup_has_an_end(
                 if len(waits) <= 3:
                     relay.client.send(RTP + bytes((len(waits),)))
 
-            relay.forwarder = Forwarder(
-                asyncio.get_running_loop(), relay.links, relay.block, AlwaysWaits(0.001), talk
-            )
+            relay.forwarder = relay.in_python(AlwaysWaits(0.001), talk)
             relay.hold_alone()
             relay.client.send(RTP)
             await relay.received(4)
@@ -52,12 +47,8 @@ def test_a_full_look_is_followed_by_the_next_without_a_wait(tmp_path: Path) -> N
     async def run() -> None:
         with Relay(tmp_path) as relay:
             waits: list[int] = []
-            relay.forwarder = Forwarder(
-                asyncio.get_running_loop(),
-                relay.links,
-                relay.block,
-                AlwaysWaits(0.001),
-                lambda wait: waits.append(int(wait * 1e6)),
+            relay.forwarder = relay.in_python(
+                AlwaysWaits(0.001), lambda wait: waits.append(int(wait * 1e6))
             )
             relay.hold_alone()
             for _ in range(2 * MAX_DRAIN + 1):
@@ -71,13 +62,18 @@ def test_a_full_look_is_followed_by_the_next_without_a_wait(tmp_path: Path) -> N
     asyncio.run(run())
 
 
-def test_an_adopted_socket_is_read_in_the_same_look_and_keeps_its_number(tmp_path: Path) -> None:
+@BOTH
+def test_an_adopted_socket_is_read_in_the_same_look_and_keeps_its_number(
+    tmp_path: Path, compiled: bool
+) -> None:
     async def run() -> None:
-        with Relay(tmp_path) as relay, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as other:
+        with (
+            Relay(tmp_path, compiled=compiled) as relay,
+            socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as other,
+        ):
             # given a relay that reads a dead sibling's socket too
             other.bind(("127.0.0.1", 0))
-            adopted = Router(RELAY + 1, relay.tables[0], relay.tables[1], partial(source_path, 0))
-            relay.forwarder.hold(RELAY + 1, [other.dup()], [adopted])
+            relay.forwarder.hold(RELAY + 1, [other.dup()])
             assert relay.forwarder.holding == [RELAY, RELAY + 1]
 
             # when a client has packets waiting at both
