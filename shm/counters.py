@@ -62,6 +62,10 @@ class TransceiverCounter(IntEnum):
     DROPPED_NOT_REQUEST = 23
     DROPPED_CONTROL_UNAVAILABLE = 24
     DROPPED_NOT_WEBRTC = 25
+    DROPPED_LATE_VOICE = 26  # its place was filled before it came
+    DROPPED_DUPLICATE_VOICE = 27
+    DROPPED_CORRUPT_VOICE = 28  # no Opus; concealed
+    DROPPED_STRAY_VOICE = 29  # its sequence number is far from the stream's
 
 
 class ControlCounter(IntEnum):

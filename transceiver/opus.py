@@ -32,8 +32,11 @@ OpusDecoder *opus_decoder_create(int32_t rate, int channels, int *error);
 void opus_decoder_destroy(OpusDecoder *state);
 int opus_decode(OpusDecoder *state, const unsigned char *data, int32_t bytes, int16_t *pcm,
                 int samples, int fec);
+int opus_decoder_ctl(OpusDecoder *state, int request, ...);
 int opus_packet_get_nb_samples(const unsigned char *packet, int32_t bytes, int32_t rate);
-int opus_packet_has_lbrr(const unsigned char *packet, int32_t bytes);
+int opus_packet_get_samples_per_frame(const unsigned char *packet, int32_t rate);
+int opus_packet_parse(const unsigned char *packet, int32_t bytes, unsigned char *toc,
+                      const unsigned char *frames[48], int16_t sizes[48], int *offset);
 """)
 _VOIP = 2048
 _SET_BITRATE, _SET_COMPLEXITY, _SET_INBAND_FEC, _SET_LOSS_PERCENT, _SET_DTX, _SET_SIGNAL = (
@@ -45,6 +48,9 @@ _SET_BITRATE, _SET_COMPLEXITY, _SET_INBAND_FEC, _SET_LOSS_PERCENT, _SET_DTX, _SE
     4024,
 )
 _SIGNAL_VOICE = 3001
+_RESET_STATE = 4028
+_BAD_ARGUMENT = -1
+_FIRST_CELT_ONLY = 16  # configuration number, RFC 6716 §3.1
 
 
 class OpusError(ValueError):
@@ -75,6 +81,9 @@ def version() -> str:
     return str(_ffi.string(_lib.opus_get_version_string()).decode())
 
 
+_decode = _lib.opus_decode  # each frame of each call goes through it
+
+
 def packet_samples(payload: bytes, rate: int) -> int:
     """Duration of a packet in samples at `rate`. Raises OpusError."""
     samples: int = _lib.opus_packet_get_nb_samples(payload, len(payload), rate)
@@ -83,15 +92,47 @@ def packet_samples(payload: bytes, rate: int) -> int:
     return samples
 
 
+def frame_samples(payload: bytes, rate: int) -> int:
+    """Duration of one of the frames in a packet (RFC 6716 §3.2), in samples. Raises OpusError."""
+    if not payload:
+        raise OpusError(_BAD_ARGUMENT)
+    return int(_lib.opus_packet_get_samples_per_frame(payload, rate))
+
+
+def is_packet(payload: bytes) -> bool:
+    """Whether a payload is put together as RFC 6716 §3 demands, so that it can be decoded."""
+    return _first_frame(payload) is not None
+
+
 def has_fec(payload: bytes) -> bool:
-    """Whether a packet carries a copy of the one before it (RFC 6716 §2.1.7)."""
-    return bool(_lib.opus_packet_has_lbrr(payload, len(payload)) == 1)
+    """Whether a packet carries a copy of the frame before it (RFC 6716 §2.1.7)."""
+    frame = _first_frame(payload)
+    if not frame or payload[0] >> 3 >= _FIRST_CELT_ONLY:
+        return False
+    # RFC 6716 §4.2.3: a frame begins with one VAD bit for each 20 ms and one LBRR bit, for each
+    # channel. (opus_packet_has_lbrr says the same; libopus has it from 1.5 on.)
+    bits = max(1, frame_samples(payload, RATES[-1]) // round(RATES[-1] * FRAME_S))
+    flags = frame[0] >> (7 - bits) & 1
+    if payload[0] & 0x04:  # stereo
+        flags |= frame[0] >> (6 - 2 * bits) & 1
+    return bool(flags)
+
+
+def _first_frame(payload: bytes) -> bytes | None:
+    """None where there is no Opus packet; empty for a frame that was not sent (DTX)."""
+    if not payload:
+        return None
+    frames, sizes = _ffi.new("const unsigned char *[48]"), _ffi.new("int16_t[48]")
+    data = _ffi.from_buffer(payload)
+    if _lib.opus_packet_parse(data, len(payload), _ffi.NULL, frames, sizes, _ffi.NULL) <= 0:
+        return None
+    return bytes(_ffi.buffer(frames[0], sizes[0]))
 
 
 class Decoder:
-    """Opus to PCM: int16 mono at `rate` (one of RATES)."""
+    """Opus to PCM: int16 mono at `rate` (one of RATES). What it returns is the caller's own."""
 
-    __slots__ = ("_max_samples", "_state", "rate")
+    __slots__ = ("_frame", "_max_samples", "_out", "_pcm", "_samples", "_state", "rate")
 
     def __init__(self, rate: int) -> None:
         if rate not in RATES:
@@ -102,30 +143,45 @@ class Decoder:
         if error[0]:
             raise MemoryError("opus_decoder_create")
         self._max_samples = round(rate * MAX_PACKET_S)
+        # Every packet fits, so nobody asks for its length first; a copy costs less than that.
+        self._pcm = np.zeros(self._max_samples, np.int16)
+        self._out = _ffi.from_buffer("int16_t[]", self._pcm, require_writable=True)
+        self._samples = round(rate * FRAME_S)
+        self._frame = self._pcm[: self._samples]
 
     def decode(self, payload: bytes) -> Pcm:
         """The PCM of a packet, as long as the packet. Raises OpusError."""
-        return self._decode(payload, packet_samples(payload, self.rate), 0)
+        if not payload:  # libopus would take it for a loss
+            raise OpusError(_BAD_ARGUMENT)
+        done = _decode(self._state, payload, len(payload), self._out, self._max_samples, 0)
+        return self._frame.copy() if done == self._samples else self._taken(done)
 
     def recover(self, following: bytes, samples: int) -> Pcm:
         """The lost packet of `samples` before `following`, from its in-band FEC. Raises OpusError.
 
         Decode `following` itself afterwards. Without FEC in it the result is concealment.
         """
-        return self._decode(following, samples, 1)
+        if not following:
+            raise OpusError(_BAD_ARGUMENT)
+        samples = min(samples, self._max_samples)
+        return self._taken(_decode(self._state, following, len(following), self._out, samples, 1))
 
     def conceal(self, samples: int) -> Pcm:
-        """Packet loss concealment: `samples` (a multiple of 2.5 ms) of what might have been."""
-        return self._decode(_ffi.NULL, min(samples, self._max_samples), 0)
+        """Packet loss concealment: `samples` of what might have been, at most 120 ms.
 
-    def _decode(self, payload: Any, samples: int, fec: int) -> Pcm:
-        pcm = np.empty(samples, np.int16)
-        size = 0 if payload is _ffi.NULL else len(payload)
-        target = _ffi.from_buffer("int16_t[]", pcm, require_writable=True)
-        done = _lib.opus_decode(self._state, payload, size, target, samples, fec)
-        if done < 0:
+        Raises OpusError where they are no multiple of 2.5 ms.
+        """
+        samples = min(samples, self._max_samples)
+        return self._taken(_decode(self._state, _ffi.NULL, 0, self._out, samples, 0))
+
+    def reset(self) -> None:
+        """Forget the stream so far; the next packet is the first of another."""
+        _lib.opus_decoder_ctl(self._state, _RESET_STATE)
+
+    def _taken(self, done: int) -> Pcm:
+        if done <= 0:
             raise OpusError(done)
-        return pcm if done == samples else pcm[:done]
+        return self._pcm[:done].copy()
 
 
 class Encoder:
