@@ -8,6 +8,8 @@ from voicerelay.transceiver.agent import AudioPacket
 
 CLOCK_RATE_HZ = 48_000  # RTP clock of Opus, RFC 7587 §4.1
 FRAME_TICKS = 960  # 20 ms
+FRAME_S = FRAME_TICKS / CLOCK_RATE_HZ
+PAUSE_FRAMES = 1.55  # the clock so far ahead of our timestamp means silence; above 1.5: no flutter
 REPORT_INTERVAL_S = 2.0
 MAX_SEQUENCE_JUMP = 3000  # RFC 3550 A.1 MAX_DROPOUT
 
@@ -76,6 +78,7 @@ class VoicePath:
         self._cname = cname
         self.inbound: InboundStream | None = None
         self.remote_fraction_lost = 0.0
+        self.remote_reports = 0
         self.rtt_s: float | None = None
         self.sent = 0
         self._sent_octets = 0
@@ -85,6 +88,7 @@ class VoicePath:
         # What is sent keeps the distances of what is given: (given sequence, timestamp) -> ours.
         self._given: tuple[int, int] | None = None
         self._started = False
+        self._rest = 0.0  # frames by which the clock is ahead of our timestamp
 
     def receive(self, data: bytes, now: float) -> AudioPacket | None:
         """One decrypted RTP packet; None for a payload type that was not agreed.
@@ -110,20 +114,36 @@ class VoicePath:
         elif self._started:
             self._sequence += 1
             self._timestamp += FRAME_TICKS
-        self._started = True
         self._given = audio.sequence, audio.timestamp
+        return self._packet(audio.payload, audio.marker)
+
+    def frame(self, payload: bytes, now: float) -> bytes:
+        """RTP for the 20 ms of our own that are due at `now`: the due time, not that of sending.
+
+        The timestamp runs on through silence in whole frames, and what follows it is marked
+        (RFC 3550 §5.1, RFC 7587 §4.1).
+        """
+        marker = not self._started
+        if self._started:
+            passed = (now - self._sent_at) / FRAME_S + self._rest
+            marker = passed >= PAUSE_FRAMES
+            frames = round(passed) if marker else 1
+            self._rest = passed - frames
+            self._sequence += 1
+            self._timestamp += frames * FRAME_TICKS
+        self._sent_at = now
+        self._given = None
+        return self._packet(payload, marker)
+
+    def _packet(self, payload: bytes, marker: bool) -> bytes:
+        self._started = True
         self._sequence &= 0xFFFF
         self._timestamp &= 0xFFFFFFFF
         self.sent += 1
-        self._sent_octets += len(audio.payload)
+        self._sent_octets += len(payload)
         return rtp.build_rtp(
             rtp.RtpPacket(
-                audio.marker,
-                self.payload_type,
-                self._sequence,
-                self._timestamp,
-                self.ssrc,
-                audio.payload,
+                marker, self.payload_type, self._sequence, self._timestamp, self.ssrc, payload
             )
         )
 
@@ -153,6 +173,7 @@ class VoicePath:
 
     def _take_report(self, block: rtp.ReportBlock, wall: float) -> None:
         self.remote_fraction_lost = block.fraction_lost / 256
+        self.remote_reports += 1
         if block.last_sr:
             round_trip = ((_ntp(wall) >> 16) - block.last_sr - block.delay) & 0xFFFFFFFF
             if round_trip < 0x80000000:  # else the clocks' rounding made it negative
