@@ -8,5 +8,5 @@ app = App()
 @app.session
 async def echo(session: Session) -> None:
     """One task a call; it ends with the call."""
-    async for packet in session.packets():
-        session.send(packet)
+    async for frame in session.listen(rate=24_000):
+        await session.play(frame, rate=24_000)

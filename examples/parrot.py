@@ -1,4 +1,4 @@
-"""Repeats everything one second later: `voicerelay start examples.parrot:app`."""
+"""Repeats everything one second later, as Opus packets: `voicerelay start examples.parrot:app`."""
 
 from collections import deque
 
@@ -11,7 +11,7 @@ app = App()
 
 @app.session
 async def parrot(session: Session) -> None:
-    """Keep a second of the caller's Opus packets and say the oldest."""
+    """Keep a second of the caller's Opus packets and say the oldest: nothing is decoded."""
     heard: deque[AudioPacket] = deque()
     async for packet in session.packets():
         heard.append(packet)

@@ -1,10 +1,18 @@
-"""What a user of voicerelay writes against: App, Session, AudioPacket; and how an APP is found."""
+"""What a user of voicerelay writes against: App, Session and what they carry; and how an APP is found."""
 
 import importlib
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import NamedTuple
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:  # the command line and the supervisor do without numpy and libopus
+    from voicerelay.transceiver.opus import Pcm
+    from voicerelay.transceiver.pcm import PcmLike
+
+DEFAULT_LISTEN_RATE = 16_000  # Hz, what most recognizers take
+DEFAULT_PLAY_RATE = 24_000  # Hz, what most synthesizers give
 
 
 class AudioPacket(NamedTuple):
@@ -20,8 +28,61 @@ class AudioPacket(NamedTuple):
     marker: bool = False
 
 
+class Message(NamedTuple):
+    """What came over a data channel. channel: its label. data: str for text, bytes for binary."""
+
+    channel: str
+    data: str | bytes
+
+
+class Speech(NamedTuple):
+    """The caller began to speak, or stopped. at_ms: in the time line of what was heard so far."""
+
+    started: bool
+    at_ms: int
+
+
+@dataclass(frozen=True)
+class Request:
+    """The HTTP request that began the call. body: what came as JSON beside the offer, else None."""
+
+    path: str = ""
+    query: Mapping[str, str] = field(default_factory=dict)
+    headers: Mapping[str, str] = field(default_factory=dict)
+    body: Any = None
+
+
+@dataclass(frozen=True)
+class Stats:
+    """Figures of a call so far. Fractions and times are of the latest RTCP reports, None before."""
+
+    duration_s: float
+    packets_in: int
+    packets_out: int
+    packets_lost_in: int
+    recovered_ms: int  # heard from the FEC of a later packet
+    concealed_ms: int  # lost, and made up
+    silent_ms: int  # lost or not sent, and heard as silence
+    unread_ms: int  # dropped, because the agent did not read
+    fraction_lost_out: float
+    rtt_ms: float | None
+    jitter_ms: float | None
+    frames_played: int
+    interrupted_ms: int  # dropped by `interrupt`
+    messages_unread: int  # dropped, because the agent did not read
+
+
+class SessionClosed(Exception):
+    """The call has ended, so nothing more can be said in it."""
+
+
 class Session(ABC):
-    """One call. Lives as long as the agent runs and the client stays."""
+    """One call. Lives as long as the agent runs and the client stays.
+
+    Frames are numpy arrays: int16, mono, 20 ms.
+    """
+
+    request: Request
 
     @property
     @abstractmethod
@@ -29,15 +90,70 @@ class Session(ABC):
         """The session's public id, as in its resource URL."""
 
     @abstractmethod
-    def packets(self) -> AsyncIterator[AudioPacket]:
-        """What the caller says, packet by packet; ends with the call.
+    def listen(self, rate: int = DEFAULT_LISTEN_RATE) -> "AsyncIterator[Pcm]":
+        """What the caller says, 20 ms at a time; ends with the call.
 
-        At most `MAX_UNREAD_PACKETS` wait for a slow agent, then the oldest are dropped and counted.
+        rate: 8000, 12000, 16000, 24000 or 48000 Hz. Loss is repaired (FEC) or concealed, so
+        that each 20 ms come once and in order. At most a second waits for a slow agent, then the
+        oldest frames are dropped and counted. The last call counts: an earlier iteration ends.
+        Raises ValueError for another rate.
+        """
+
+    @abstractmethod
+    async def play(self, pcm: "PcmLike", rate: int = DEFAULT_PLAY_RATE) -> None:
+        """Say something; returns once all of it waits or is under way, at most 1 s before its end.
+
+        pcm: mono int16 array, or its little-endian bytes, of any length. rate: 8000 to 96000 Hz.
+        Returns early after `interrupt`. Raises SessionClosed, and ValueError for what is no PCM.
+        """
+
+    @abstractmethod
+    def interrupt(self) -> int:
+        """Stop speaking at once (barge-in); the milliseconds of the utterance really sent.
+
+        An utterance begins with the first `play` after the start, after `interrupt`, after
+        `drain`, or after a second of silence.
+        """
+
+    @abstractmethod
+    async def drain(self) -> None:
+        """Wait until all that was played has been sent; the utterance has ended."""
+
+    @abstractmethod
+    def speech(self) -> AsyncIterator[Speech]:
+        """When the caller begins and stops to speak; ends with the call.
+
+        Needs the extra "vad". Raises RuntimeError without it.
+        """
+
+    @abstractmethod
+    def messages(self) -> AsyncIterator[Message]:
+        """What comes over the client's data channels; ends with the call.
+
+        At most MAX_UNREAD_MESSAGES wait for a slow agent, then new ones are dropped and counted.
+        """
+
+    @abstractmethod
+    def send_message(self, data: str | bytes, channel: str | None = None) -> None:
+        """Send over the client's data channel of that label; None: the first it has opened.
+
+        Raises SessionClosed, and ValueError when there is no such channel or it is congested.
+        """
+
+    @abstractmethod
+    def stats(self) -> Stats:
+        """Figures of the call so far."""
+
+    @abstractmethod
+    def packets(self) -> AsyncIterator[AudioPacket]:
+        """What the caller says as Opus packets, not decoded, not put in order; ends with the call.
+
+        At most MAX_UNREAD_PACKETS wait for a slow agent, then the oldest are dropped and counted.
         """
 
     @abstractmethod
     def send(self, packet: AudioPacket) -> None:
-        """Say one packet at once. Sequence and timestamp distances are kept, values are ours."""
+        """Say one Opus packet at once. Sequence and timestamp distances are kept, values are ours."""
 
     @abstractmethod
     def close(self) -> None:

@@ -6,6 +6,8 @@ from typing import Protocol
 
 from aioice import Candidate, ConnectionClosed
 
+from voicerelay.transceiver.channels import DataChannel
+
 MAX_PENDING_DATAGRAMS = 64  # DTLS datagrams waiting for aiortc's task
 HOST_PRIORITY = (126 << 24) + (65535 << 8) + 255  # RFC 8445 §5.1.2.1: host, component 1
 
@@ -26,6 +28,10 @@ class Link(Protocol):
     def media_started(self, payload_type: int, ssrc: int) -> None: ...
 
     def peer_state(self, state: str) -> None: ...
+
+    def channel_opened(self, channel: DataChannel) -> bool: ...
+
+    def message_received(self, label: str, data: str | bytes) -> None: ...
 
 
 class LiteConnection:

@@ -18,6 +18,7 @@ from voicerelay.transceiver import seam
 from voicerelay.transceiver.agent import Agent, AppError, load_app
 from voicerelay.transceiver.directory import Directory
 from voicerelay.transceiver.mux import Mux
+from voicerelay.transceiver.pacer import Pacer
 from voicerelay.transceiver.registry import Registry
 from voicerelay.transceiver.settings import TransceiverSettings
 from voicerelay.transceiver.siblings import Siblings
@@ -63,6 +64,7 @@ class TransceiverProcess:
         mux = self._mux = Mux(self._loop, block)
         mux.use_public(self._sockets, welcome.steered)
         mux.listen(rundir.frames_socket(self._run_dir, settings.slot, welcome.generation))
+        pacer = Pacer(self._loop)
         self._registry = registry = Registry(
             settings.slot,
             self._agent,
@@ -71,6 +73,7 @@ class TransceiverProcess:
             block,
             settings.candidates,
             settings.max_sessions,
+            pacer,
         )
         registry.cluster_key = welcome.cluster_key
         registry.start()

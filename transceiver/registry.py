@@ -11,11 +11,12 @@ import time
 
 from voicerelay.shm.counters import Block, TransceiverCounter
 from voicerelay.shm.ufrag import make_ufrag
-from voicerelay.transceiver.agent import Agent
+from voicerelay.transceiver.agent import Agent, Request
 from voicerelay.transceiver.directory import CONTROL_GONE, Directory, DirectoryError
 from voicerelay.transceiver.ice import Credentials
 from voicerelay.transceiver.mux import Mux
 from voicerelay.transceiver.offer import Offer
+from voicerelay.transceiver.pacer import Pacer
 from voicerelay.transceiver.session import LiveSession
 
 SWEEP_S = 1.0
@@ -27,7 +28,7 @@ log = logging.getLogger("voicerelay.session")
 
 
 class ServerFull(Exception):
-    """This transceiver has as many sessions as it may have."""
+    """This transceiver has as many sessions as it may have, or as it can carry."""
 
 
 def session_id(node: int, slot: int) -> str:
@@ -60,6 +61,7 @@ class Registry:
         block: Block,
         candidates: list[tuple[str, int]],
         max_sessions: int,
+        pacer: Pacer,
     ) -> None:
         self.node = 0
         self.slot = slot
@@ -70,6 +72,7 @@ class Registry:
         self._directory = directory
         self._block = block
         self._max_sessions = max_sessions
+        self._pacer = pacer
         self._by_id: dict[str, LiveSession] = {}
         self._by_number: dict[int, LiveSession] = {}
         self._numbers = itertools.cycle(range(1, 1 << 32))
@@ -78,7 +81,8 @@ class Registry:
 
     @property
     def full(self) -> bool:
-        return len(self._by_id) >= self._max_sessions
+        """Whether a new call would be one too many, by their number or by what they suffer."""
+        return len(self._by_id) >= self._max_sessions or self._pacer.overloaded
 
     @property
     def sessions(self) -> int:
@@ -93,7 +97,7 @@ class Registry:
     def get(self, public_id: str) -> LiveSession | None:
         return self._by_id.get(public_id)
 
-    async def create(self, offer: Offer) -> tuple[LiveSession, str]:
+    async def create(self, offer: Offer, request: Request) -> tuple[LiveSession, str]:
         """A new session and its answer. Raises ServerFull, DirectoryError or NotAcceptable."""
         if self.full:
             raise ServerFull
@@ -107,6 +111,8 @@ class Registry:
             self._mux,
             self._directory,
             self.candidates,
+            self._pacer,
+            request,
         )
         self._by_id[session.id] = self._by_number[number] = session
         self._count()

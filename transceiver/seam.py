@@ -18,6 +18,7 @@ from aiortc import (
     RTCBundlePolicy,
     RTCCertificate,
     RTCConfiguration,
+    RTCDataChannel,
     RTCPeerConnection,
     RTCSessionDescription,
 )
@@ -35,6 +36,7 @@ from aiortc.rtcrtpsender import RTCRtpSender
 from aiortc.utils import random32
 from OpenSSL import SSL
 
+from voicerelay.transceiver.channels import DataChannel
 from voicerelay.transceiver.lite import Link, LiteConnection
 
 MAX_DATAGRAM_SENT_BYTES = 1200  # fits any path of 1280 bytes, IPv6's least MTU
@@ -218,6 +220,7 @@ class Peer:
         self.sends = transceiver.currentDirection in ("sendrecv", "sendonly")
         self._dtls.on("statechange", self._dtls_changed)
         pc.on("connectionstatechange", self._state_changed)
+        pc.on("datachannel", self._channel_opened)
 
     @property
     def dtls_state(self) -> str:
@@ -260,6 +263,13 @@ class Peer:
     def _dtls_changed(self) -> None:
         if self._dtls.state == "connected":
             self._link.media_started(self._payload_type, self._ssrc)
+
+    def _channel_opened(self, channel: RTCDataChannel) -> None:
+        link = self._link
+        if link.channel_opened(channel):
+            channel.on("message", lambda data: link.message_received(channel.label, data))
+        else:
+            channel.close()
 
     def _state_changed(self) -> None:
         self._link.peer_state(self._pc.connectionState)
@@ -322,6 +332,11 @@ async def self_test() -> None:
         def media_started(self, payload_type: int, ssrc: int) -> None: ...
 
         def peer_state(self, state: str) -> None: ...
+
+        def channel_opened(self, channel: DataChannel) -> bool:
+            return False
+
+        def message_received(self, label: str, data: str | bytes) -> None: ...
 
     client = RTCPeerConnection(RTCConfiguration(iceServers=[]))
     client.addTransceiver("audio")

@@ -5,25 +5,26 @@ import contextlib
 import logging
 import secrets
 import time
-from collections import deque
-from collections.abc import AsyncIterator
+from dataclasses import asdict
 from enum import Enum
 from typing import Any
 
 from voicerelay.shm.counters import TransceiverCounter
 from voicerelay.transceiver import guard, rtp
-from voicerelay.transceiver.agent import Agent, AudioPacket, Session
+from voicerelay.transceiver.agent import Agent, Request
+from voicerelay.transceiver.channels import DataChannel
+from voicerelay.transceiver.conversation import Conversation
 from voicerelay.transceiver.directory import Directory
 from voicerelay.transceiver.ice import Credentials
 from voicerelay.transceiver.mux import Mux
 from voicerelay.transceiver.offer import Offer
+from voicerelay.transceiver.pacer import Pacer
 from voicerelay.transceiver.reach import Reach
 from voicerelay.transceiver.seam import NotAcceptable, Peer, answer
 from voicerelay.transceiver.voice import REPORT_INTERVAL_S, VoicePath
 
 SETUP_TIMEOUT_S = 30.0  # from the answer to media
 HANDSHAKE_GRACE_S = 0.5  # a session that is ended in its handshake waits so long for its end
-MAX_UNREAD_PACKETS = 50  # one second of voice
 MAX_EARLY_PACKETS = 16  # media that came before its keys
 FIRST_RTP_BYTE = 128  # RFC 7983 §7: DTLS stays below
 
@@ -47,7 +48,7 @@ FOLLOWING = {
 }
 
 
-class LiveSession(Session):
+class LiveSession(Conversation):
     """A Session as the transceiver runs it; also the mux's Endpoint and the seam's Link."""
 
     def __init__(
@@ -58,8 +59,10 @@ class LiveSession(Session):
         mux: Mux,
         directory: Directory,
         candidates: list[tuple[str, int]],
+        pacer: Pacer,
+        request: Request,
     ) -> None:
-        self._id = public_id
+        super().__init__(public_id, pacer, request)
         self.number = number
         self.etag = secrets.token_urlsafe(9)
         self.candidates = candidates
@@ -69,15 +72,11 @@ class LiveSession(Session):
         self.created_at = time.monotonic()
         self.connected_at: float | None = None
         self.relay: int | None = None
-        self.packets_in = self.packets_unread = 0
         self._agent = agent
         self._mux = mux
         self._reach = Reach(self, number, mux, directory, self._checked)
         self._peer: Peer | None = None
-        self._voice: VoicePath | None = None
         self._early: list[tuple[bytes, bytes]] = []
-        self._unread: deque[AudioPacket] = deque(maxlen=MAX_UNREAD_PACKETS)
-        self._arrived = asyncio.Event()
         self._keys = asyncio.Event()
         self._agent_task: asyncio.Task[None] | None = None
         self._close_task: asyncio.Task[None] | None = None
@@ -116,7 +115,7 @@ class LiveSession(Session):
         self._close_task = asyncio.get_running_loop().create_task(self._close())
 
     async def _close(self) -> None:
-        self._arrived.set()
+        self.hang_up()
         if self._agent_task is not None and self._agent_task is not asyncio.current_task():
             self._agent_task.cancel()
             await asyncio.wait([self._agent_task], timeout=1.0)
@@ -144,11 +143,12 @@ class LiveSession(Session):
             self.end("consent expired: no checks from the client")
             return
         self._reach.sweep(now)
+        self._speaking.outbound.sweep(now)
         if self._voice is not None and now - self._reported_at > REPORT_INTERVAL_S:
             self._reported_at = now
             report = self._voice.report(now, time.time())
             if report is not None:
-                self._send_protected(report, rtcp=True)
+                self.send_protected(report, rtcp=True)
 
     def _move(self, state: State) -> None:
         assert state in FOLLOWING[self.state], (self.state, state)
@@ -207,18 +207,19 @@ class LiveSession(Session):
             return TransceiverCounter.DROPPED_SRTP
         try:
             if rtcp:
-                self._voice.receive_rtcp(plain, now, time.time())
+                self._take_reports(self._voice, plain, now)
                 return None
             packet = self._voice.receive(plain, now)
         except rtp.RtpError:
             return TransceiverCounter.DROPPED_SRTP
-        if packet is not None:
-            self.packets_in += 1
-            if len(self._unread) == MAX_UNREAD_PACKETS:
-                self.packets_unread += 1
-            self._unread.append(packet)
-            self._arrived.set()
-        return None
+        self.packets_in += 1
+        return self._hearing.receive(packet, now)
+
+    def _take_reports(self, voice: VoicePath, plain: bytes, now: float) -> None:
+        before = voice.remote_reports
+        voice.receive_rtcp(plain, now, time.time())
+        if voice.remote_reports != before:
+            self._speaking.outbound.loss_reported(voice.remote_fraction_lost)
 
     def _checked(self) -> None:
         if self._peer is not None:
@@ -245,7 +246,7 @@ class LiveSession(Session):
         if self.state is not State.CHECKING:
             return
         self._move(State.CONNECTED)
-        self.connected_at = time.monotonic()
+        self.connected_at = self.begun_at = time.monotonic()
         self._voice = VoicePath(ssrc, payload_type, self.short_id)
         self._agent_task = asyncio.get_running_loop().create_task(self._run_agent())
         early, self._early = self._early, []
@@ -263,7 +264,18 @@ class LiveSession(Session):
         elif state == "closed":
             self.end("the client hung up")
 
-    def _send_protected(self, data: bytes, rtcp: bool) -> None:
+    def channel_opened(self, channel: DataChannel) -> bool:
+        return self._channels.opened(channel)
+
+    def message_received(self, label: str, data: str | bytes) -> None:
+        self._channels.received(label, data)
+
+    @property
+    def sending(self) -> bool:
+        peer = self._peer
+        return self.state is State.CONNECTED and peer is not None and peer.sends
+
+    def send_protected(self, data: bytes, rtcp: bool) -> None:
         secret = self._peer.protect(data, rtcp) if self._peer is not None else None
         if secret is not None:
             self.send_datagram(secret)
@@ -281,47 +293,12 @@ class LiveSession(Session):
         else:
             self.end("the agent has finished")
 
-    @property
-    def id(self) -> str:
-        return self._id
-
-    @property
-    def short_id(self) -> str:
-        """Enough to find the session in a log, too little to end it."""
-        return self._id[-6:]
-
-    async def packets(self) -> AsyncIterator[AudioPacket]:
-        while self.state is not State.CLOSED:
-            if self._unread:
-                yield self._unread.popleft()
-            else:
-                self._arrived.clear()
-                await self._arrived.wait()
-
-    def send(self, packet: AudioPacket) -> None:
-        peer, connected = self._peer, self.state is State.CONNECTED
-        if self._voice is not None and peer is not None and connected and peer.sends:
-            self._send_protected(self._voice.packetize(packet, time.monotonic()), rtcp=False)
-
-    def close(self) -> None:
-        self.end("closed by the agent")
-
     def describe(self) -> dict[str, Any]:
         """Figures for the demo page and operators; no addresses, no keys."""
-        voice = self._voice
-        inbound = voice.inbound if voice else None
-        started = self.connected_at or self.created_at
         return {
             "session": self.id,
             "state": self.state.value,
             "relay": self.relay,
             "ice": self._reach.ice.state.value,
             "dtls": self._peer.dtls_state if self._peer else "new",
-            "packets_in": self.packets_in,
-            "packets_out": voice.sent if voice else 0,
-            "packets_lost_in": inbound.lost if inbound else 0,
-            "fraction_lost_out": voice.remote_fraction_lost if voice else 0.0,
-            "rtt_ms": round(voice.rtt_s * 1000, 1) if voice and voice.rtt_s is not None else None,
-            "packets_unread": self.packets_unread,
-            "duration_s": round(time.monotonic() - started, 1),
-        }
+        } | asdict(self.stats())

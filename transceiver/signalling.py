@@ -9,6 +9,7 @@ from aiohttp import web
 
 from voicerelay.shm.counters import Block, Counters, TransceiverCounter
 from voicerelay.shm.region import MAX_CAPACITY
+from voicerelay.transceiver.agent import Request
 from voicerelay.transceiver.directory import DirectoryError
 from voicerelay.transceiver.lite import HOST_PRIORITY
 from voicerelay.transceiver.offer import MAX_OFFER_BYTES, OfferError, check_offer
@@ -98,7 +99,7 @@ class Signalling:
                 return passed
         try:
             offer = check_offer(await _text_of(request))
-            session, answer = await self._registry.create(offer)
+            session, answer = await self._registry.create(offer, _request_of(request))
         except OfferError as exc:
             return self._refuse(exc.status, exc.code, str(exc))
         except NotAcceptable as exc:
@@ -205,3 +206,8 @@ async def _text_of(request: web.Request) -> str:
     if (request.charset or "utf-8").lower() not in ("utf-8", "us-ascii"):
         raise web.HTTPUnsupportedMediaType  # SDP is UTF-8, RFC 8866 §5
     return body.decode("utf-8")
+
+
+def _request_of(request: web.Request) -> Request:
+    """What the agent may know of the request."""
+    return Request(request.path, dict(request.query), dict(request.headers))

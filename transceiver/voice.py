@@ -70,7 +70,7 @@ class InboundStream:
 
 
 class VoicePath:
-    """Turns decrypted packets into AudioPackets, and AudioPackets into packets to encrypt."""
+    """The RTP and RTCP of a call: takes in decrypted packets, makes the packets to encrypt."""
 
     def __init__(self, ssrc: int, payload_type: int, cname: str) -> None:
         self.ssrc = ssrc
@@ -90,20 +90,20 @@ class VoicePath:
         self._started = False
         self._rest = 0.0  # frames by which the clock is ahead of our timestamp
 
-    def receive(self, data: bytes, now: float) -> AudioPacket | None:
-        """One decrypted RTP packet; None for a payload type that was not agreed.
+    def receive(self, data: bytes, now: float) -> rtp.RtpPacket:
+        """One decrypted RTP packet. Raises RtpError.
 
-        Raises RtpError.
+        With a payload type that was not agreed it is empty, but keeps its place in the sequence.
         """
         packet = rtp.parse_rtp(data)
-        if packet.payload_type != self.payload_type or not packet.payload:
-            return None
+        if packet.payload_type != self.payload_type:
+            packet = packet._replace(payload=b"")
         stream = self.inbound
         if stream is None or stream.ssrc != packet.ssrc:
             stream = self.inbound = InboundStream(packet.ssrc, packet.sequence, packet.sequence)
             self._given = None
         stream.add(packet.sequence, packet.timestamp, now)
-        return AudioPacket(packet.payload, packet.sequence, packet.timestamp, packet.marker)
+        return packet
 
     def packetize(self, audio: AudioPacket, now: float) -> bytes:
         """RTP for an audio packet, on our own SSRC, sequence and timestamp."""

@@ -21,7 +21,8 @@ def speech(seconds: float, rate: int) -> Pcm:
         weight = np.exp(-(((harmonic * pitch - formant) / 500) ** 2)) + 0.3 / harmonic
         voice += weight * np.sin(harmonic * phase)
     syllables = 0.55 - 0.45 * np.cos(2 * np.pi * 4 * moments)
-    return (voice * syllables * 20_000 / np.abs(voice).max()).astype(np.int16)
+    spoken: Pcm = (voice * syllables * 20_000 / np.abs(voice).max()).astype(np.int16)
+    return spoken
 
 
 def payloads(pcm: Pcm, rate: int, *, fec: bool = False, frame_s: float = FRAME_S) -> list[bytes]:

@@ -114,6 +114,11 @@ def test_the_public_names_are_these() -> None:
         "App",
         "AppError",
         "AudioPacket",
+        "Message",
+        "Request",
         "Session",
+        "SessionClosed",
+        "Speech",
+        "Stats",
         "__version__",
     }

@@ -138,7 +138,8 @@ def test_rates_that_opus_does_not_have_are_refused(make: type[Decoder] | type[En
 def test_fec_brings_a_lost_frame_back_where_concealment_only_guesses(spoken: list[bytes]) -> None:
     # given each tenth packet of a stream lost
     clean = decoded(spoken, RATE)
-    recovered, concealed = [], []
+    recovered: list[float] = []
+    concealed: list[float] = []
     for lost in range(10, 90, 10):
         if not has_fec(spoken[lost + 1]):
             continue

@@ -13,7 +13,7 @@ from tests.unit.transceiver.test_offer import CHROMIUM
 from tests.unit.transceiver.test_session import WAIT_S, Host, host, ice_of, listen, until
 from voicerelay.shm.counters import TransceiverCounter
 from voicerelay.shm.ufrag import Ufrag, verify_ufrag
-from voicerelay.transceiver.agent import Session
+from voicerelay.transceiver.agent import Request, Session
 from voicerelay.transceiver.directory import CONTROL_GONE, DirectoryError
 from voicerelay.transceiver.offer import check_offer
 from voicerelay.transceiver.registry import (
@@ -34,14 +34,21 @@ UNANSWERABLE = check_offer(CHROMIUM.replace("a=rtcp-mux\r\n", ""))
 
 def registry(here: Host, max_sessions: int = MAX_SESSIONS) -> Registry:
     made = Registry(
-        SLOT, listen, here.mux, here.directory, here.block, here.candidates, max_sessions
+        SLOT,
+        listen,
+        here.mux,
+        here.directory,
+        here.block,
+        here.candidates,
+        max_sessions,
+        here.pacer,
     )
     made.cluster_key = KEY
     return made
 
 
 async def create(here: Host, made: Registry) -> LiveSession:
-    session, _ = await made.create(OFFER)
+    session, _ = await made.create(OFFER, Request())
     here.sessions.append(session)
     return session
 
@@ -110,7 +117,7 @@ def test_a_full_transceiver_refuses_until_a_call_ends() -> None:
             assert made.full
 
             with pytest.raises(ServerFull):
-                await made.create(OFFER)
+                await made.create(OFFER, Request())
             assert figures(here) == (MAX_SESSIONS, MAX_SESSIONS)
 
             # when one ends, there is room again
@@ -157,7 +164,7 @@ def test_an_offer_that_fails_leaves_nothing(
             assert made.available == (error != CONTROL_GONE)
 
             with pytest.raises(raised):
-                await made.create(OFFER if offer is OFFER else UNANSWERABLE)
+                await made.create(OFFER if offer is OFFER else UNANSWERABLE, Request())
 
             assert (made.sessions, figures(here)) == (0, (0, 0))
             assert (here.directory.routes, here.mux.by_ufrag) == ({}, {})

@@ -16,6 +16,7 @@ from aiortc.rtcrtpsender import RTCRtpSender
 
 from tests.unit.transceiver.test_offer import BROWSERS, CHROMIUM, FIREFOX, WITH_CANDIDATES
 from voicerelay.transceiver import seam
+from voicerelay.transceiver.channels import DataChannel
 from voicerelay.transceiver.lite import HOST_PRIORITY
 from voicerelay.transceiver.offer import check_offer
 from voicerelay.transceiver.seam import (
@@ -53,6 +54,11 @@ class FakeLink:
 
     def peer_state(self, state: str) -> None:
         self.states.append(state)
+
+    def channel_opened(self, channel: DataChannel) -> bool:
+        return True
+
+    def message_received(self, label: str, data: str | bytes) -> None: ...
 
 
 @pytest.fixture(autouse=True)

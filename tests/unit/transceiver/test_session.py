@@ -14,12 +14,13 @@ from voicerelay.shm.counters import BLOCK_BYTES, Block, TransceiverCounter
 from voicerelay.shm.path import pack_path
 from voicerelay.shm.ufrag import make_ufrag
 from voicerelay.transceiver import seam
-from voicerelay.transceiver.agent import Agent, Session
+from voicerelay.transceiver.agent import Agent, Request, Session
 from voicerelay.transceiver.directory import CONTROL_GONE, Directory, DirectoryError
 from voicerelay.transceiver.ice import IceAgent
 from voicerelay.transceiver.lite import MAX_PENDING_DATAGRAMS
 from voicerelay.transceiver.mux import Mux
 from voicerelay.transceiver.offer import check_offer
+from voicerelay.transceiver.pacer import Pacer
 from voicerelay.transceiver.reach import MAX_PENDING_CHECKS, MAX_PENDING_PATHS
 from voicerelay.transceiver.rtp import RtpPacket, build_rtp
 from voicerelay.transceiver.seam import Peer
@@ -88,20 +89,19 @@ class Host:
         self.public.bind(("127.0.0.1", 0))
         self.mux.use_public([self.public], steered=True)
         self.candidates: list[tuple[str, int]] = [self.public.getsockname()]
+        self.pacer = Pacer(asyncio.get_running_loop())
         self.sessions: list[LiveSession] = []
         self.clients: list[Client] = []
+
+    def unopened(self, public_id: str, number: int, agent: Agent) -> LiveSession:
+        """A session that has not seen its offer."""
+        where = self.mux, self.directory, self.candidates
+        return LiveSession(public_id, number, agent, *where, self.pacer, Request())
 
     async def session(self, agent: Agent | None = None) -> LiveSession:
         """An answered session; its default agent listens for ever."""
         number = len(self.sessions) + 1
-        session = LiveSession(
-            f"session-{number}",
-            number,
-            agent or listen,
-            self.mux,
-            self.directory,
-            self.candidates,
-        )
+        session = self.unopened(f"session-{number}", number, agent or listen)
         await session.open(check_offer(CHROMIUM), make_ufrag(b"k" * 32, 0, 0))
         self.sessions.append(session)
         return session

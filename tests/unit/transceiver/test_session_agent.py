@@ -21,14 +21,13 @@ from tests.unit.transceiver.test_session import (
 )
 from voicerelay.shm.ufrag import make_ufrag
 from voicerelay.transceiver.agent import AudioPacket, Session
+from voicerelay.transceiver.hearing import MAX_UNREAD_PACKETS
 from voicerelay.transceiver.offer import check_offer
 from voicerelay.transceiver.rtp import build_report, parse_rtp
 from voicerelay.transceiver.seam import NotAcceptable
 from voicerelay.transceiver.session import (
     FOLLOWING,
     MAX_EARLY_PACKETS,
-    MAX_UNREAD_PACKETS,
-    LiveSession,
     State,
 )
 
@@ -114,7 +113,7 @@ def test_a_slow_agent_loses_the_oldest_packets_counted(monkeypatch: pytest.Monke
             await until(lambda: len(heard) == MAX_UNREAD_PACKETS)
 
             assert [packet.sequence for packet in heard] == list(range(10, 10 + MAX_UNREAD_PACKETS))
-            assert session.describe()["packets_unread"] == 10
+            assert session.stats().unread_ms == 10 * 20
 
     asyncio.run(run())
 
@@ -230,7 +229,7 @@ def test_an_offer_that_cannot_be_answered_leaves_no_route() -> None:
     async def run() -> None:
         async with host() as here:
             offer = check_offer(CHROMIUM.replace("a=rtcp-mux\r\n", ""))
-            session = LiveSession("id", 1, listen, here.mux, here.directory, here.candidates)
+            session = here.unopened("id", 1, listen)
 
             with pytest.raises(NotAcceptable):
                 await session.open(offer, make_ufrag(b"k" * 32, 0, 0))
@@ -245,7 +244,7 @@ def test_a_session_that_is_ended_while_it_is_opened_leaves_nothing_behind() -> N
         async with host() as here:
             # given an offer that waits for control, as a stop of the server finds it
             here.directory.go_on.clear()
-            session = LiveSession("id", 1, listen, here.mux, here.directory, here.candidates)
+            session = here.unopened("id", 1, listen)
             opening = asyncio.ensure_future(
                 session.open(check_offer(CHROMIUM), make_ufrag(b"k" * 32, 0, 0))
             )

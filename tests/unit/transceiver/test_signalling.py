@@ -40,7 +40,7 @@ class Server:
         here.block.claim()
         here.mux._block = here.block
         self.registry = Registry(
-            slot, agent, here.mux, here.directory, here.block, here.candidates, most
+            slot, agent, here.mux, here.directory, here.block, here.candidates, most, here.pacer
         )
         self.registry.cluster_key = b"k" * 32
         self.siblings = Siblings(run_dir, slot)

@@ -61,15 +61,17 @@ def block_of(voice: VoicePath, now: float) -> ReportBlock:
 def test_an_agreed_packet_reaches_the_agent_as_it_is() -> None:
     data = build_rtp(RtpPacket(True, OPUS, 5, 960, THEIRS, b"opus"))
 
-    assert path().receive(data, 0.0) == AudioPacket(b"opus", 5, 960, True)
+    assert path().receive(data, 0.0) == RtpPacket(True, OPUS, 5, 960, THEIRS, b"opus")
 
 
 @pytest.mark.parametrize("data", [rtp(1, payload_type=0), rtp(1)[:12]], ids=["type", "empty"])
-def test_another_payload_type_or_none_at_all_is_passed_over(data: bytes) -> None:
+def test_another_payload_type_or_none_at_all_keeps_its_place_empty(data: bytes) -> None:
     voice = path()
 
-    assert voice.receive(data, 0.0) is None
-    assert voice.inbound is None
+    packet = voice.receive(data, 0.0)
+
+    assert (packet.sequence, packet.payload) == (1, b"")
+    assert voice.inbound is not None
 
 
 def test_what_is_not_rtp_is_refused() -> None:

@@ -1,0 +1,126 @@
+"""What the agent sees of a call: hearing, speaking, messages and figures. How it is carried is the session's."""
+
+import time
+from abc import abstractmethod
+
+from voicerelay.transceiver.agent import (
+    DEFAULT_LISTEN_RATE,
+    DEFAULT_PLAY_RATE,
+    AudioPacket,
+    Message,
+    Request,
+    Session,
+    SessionClosed,
+    Speech,
+    Stats,
+)
+from voicerelay.transceiver.channels import Channels
+from voicerelay.transceiver.hearing import Hearing
+from voicerelay.transceiver.opus import FRAME_S, Pcm
+from voicerelay.transceiver.pacer import Pacer
+from voicerelay.transceiver.pcm import PcmLike
+from voicerelay.transceiver.speaking import Speaking
+from voicerelay.transceiver.unread import Unread
+from voicerelay.transceiver.voice import CLOCK_RATE_HZ, VoicePath
+
+FRAME_MS = round(FRAME_S * 1000)
+
+
+class Conversation(Session):
+    """The agent's half of a session. `voice` is there once media has keys."""
+
+    def __init__(self, public_id: str, pacer: Pacer, request: Request) -> None:
+        self._id = public_id
+        self.request = request
+        self.begun_at = time.monotonic()
+        self.packets_in = 0
+        self._voice: VoicePath | None = None
+        self._hearing = Hearing()
+        self._speaking = Speaking(self.short_id, pacer, self._send_frame, self.end)
+        self._channels = Channels()
+
+    @abstractmethod
+    def end(self, reason: str) -> None:
+        """End the call, once."""
+
+    @property
+    @abstractmethod
+    def sending(self) -> bool:
+        """Whether media may be sent now."""
+
+    @abstractmethod
+    def send_protected(self, data: bytes, rtcp: bool) -> None:
+        """Encrypt RTP or RTCP and send it to the client."""
+
+    @property
+    def id(self) -> str:
+        return self._id
+
+    @property
+    def short_id(self) -> str:
+        """Enough to find the session in a log, too little to end it."""
+        return self._id[-6:]
+
+    def listen(self, rate: int = DEFAULT_LISTEN_RATE) -> Unread[Pcm]:
+        return self._hearing.listen(rate)
+
+    def speech(self) -> Unread[Speech]:
+        return self._hearing.speech()
+
+    def packets(self) -> Unread[AudioPacket]:
+        return self._hearing.packets()
+
+    async def play(self, pcm: PcmLike, rate: int = DEFAULT_PLAY_RATE) -> None:
+        await self._speaking.play(pcm, rate)
+
+    def interrupt(self) -> int:
+        return self._speaking.outbound.interrupt()
+
+    async def drain(self) -> None:
+        await self._speaking.drain()
+
+    def messages(self) -> Unread[Message]:
+        return self._channels.unread
+
+    def send_message(self, data: str | bytes, channel: str | None = None) -> None:
+        if self._channels.closed:
+            raise SessionClosed("the call has ended")
+        self._channels.send(data, channel)
+
+    def send(self, packet: AudioPacket) -> None:
+        if self.sending and self._voice is not None:
+            self.send_protected(self._voice.packetize(packet, time.monotonic()), rtcp=False)
+
+    def _send_frame(self, payload: bytes, due: float) -> None:
+        if self.sending and self._voice is not None:
+            self.send_protected(self._voice.frame(payload, due), rtcp=False)
+
+    def stats(self) -> Stats:
+        voice, hearing, outbound = self._voice, self._hearing, self._speaking.outbound
+        inbound, heard = voice.inbound if voice else None, hearing.stats
+        samples_ms = 1000 / hearing.rate
+        return Stats(
+            duration_s=round(time.monotonic() - self.begun_at, 3),
+            packets_in=self.packets_in,
+            packets_out=voice.sent if voice else 0,
+            packets_lost_in=inbound.lost if inbound else 0,
+            recovered_ms=round(heard.recovered_samples * samples_ms),
+            concealed_ms=round(heard.concealed_samples * samples_ms),
+            silent_ms=round(heard.silent_samples * samples_ms),
+            unread_ms=FRAME_MS * (hearing.unread_frames() + hearing.unread_packets()),
+            fraction_lost_out=voice.remote_fraction_lost if voice else 0.0,
+            rtt_ms=round(voice.rtt_s * 1000, 1) if voice and voice.rtt_s is not None else None,
+            jitter_ms=round(inbound.jitter * 1000 / CLOCK_RATE_HZ, 1) if inbound else None,
+            frames_played=outbound.frames,
+            interrupted_ms=outbound.interrupted_ms,
+            messages_unread=self._channels.unread.dropped,
+        )
+
+    def close(self) -> None:
+        self.end("closed by the agent")
+
+    def hang_up(self) -> None:
+        """The call has ended: every iteration ends, nothing waits any more."""
+        self._speaking.close()
+        self._hearing.close()
+        self._channels.close()

@@ -1,0 +1,61 @@
+"""A bounded hand-over from the packet path to a reading task; what is not read in time is dropped and counted."""
+
+import asyncio
+from collections import deque
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
+
+
+class Unread(Generic[T]):
+    """An asynchronous iterator over what is `put`, until `close`.
+
+    At most `limit` wait; then the oldest gives way, or with `keep_oldest` the new one.
+    """
+
+    __slots__ = ("_closed", "_items", "_keep_oldest", "_limit", "_waiter", "dropped")
+
+    def __init__(self, limit: int, keep_oldest: bool = False) -> None:
+        self._items: deque[T] = deque()
+        self._limit = limit
+        self._keep_oldest = keep_oldest
+        self._waiter: asyncio.Future[None] | None = None
+        self._closed = False
+        self.dropped = 0
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def put(self, item: T) -> None:
+        """Never blocks."""
+        if self._closed:
+            return
+        if len(self._items) >= self._limit:
+            self.dropped += 1
+            if self._keep_oldest:
+                return
+            self._items.popleft()
+        self._items.append(item)
+        self._wake()
+
+    def close(self) -> None:
+        """What waits can still be read; then the iteration ends."""
+        self._closed = True
+        self._wake()
+
+    def __aiter__(self) -> "Unread[T]":
+        return self
+
+    async def __anext__(self) -> T:
+        while not self._items:
+            if self._closed:
+                raise StopAsyncIteration
+            waiter = self._waiter
+            if waiter is None or waiter.done():
+                waiter = self._waiter = asyncio.get_running_loop().create_future()
+            await waiter
+        return self._items.popleft()
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
