@@ -184,6 +184,19 @@ def test_another_source_begins_anew_with_nothing_filled() -> None:
     assert (ear.inbound.stats.resyncs, ear.inbound.deadline) == (1, None)
 
 
+def test_what_the_source_before_lost_is_not_missing_from_the_next() -> None:
+    # given a source that lost a packet
+    ear = heard(0, 2)
+    ear.inbound.expire(MIN_WAIT_S)
+
+    # when another one sends that number twice
+    ear.take(*((0.1, numbered(number, ssrc=SSRC + 1)) for number in (0, 1, 2)))
+    again = ear.inbound.receive(numbered(1, ssrc=SSRC + 1), 0.1)
+
+    # then the second is a duplicate
+    assert again is Drop.DROPPED_DUPLICATE_VOICE
+
+
 @pytest.mark.parametrize("there", [MAX_DROPOUT + 2, -MAX_MISORDER - 1, 0x8000])
 def test_two_packets_in_a_row_far_away_are_a_new_beginning(there: int) -> None:
     ear = heard(0)

@@ -1,5 +1,7 @@
 """Inbound, in time: pauses, jumps, odd packets and what is no sound at all; nothing of it without a bound."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -37,15 +39,21 @@ LAST_16, LAST_32 = 0xFFFF, 0xFFFFFFFF
 
 
 def test_a_pause_of_dtx_is_filled() -> None:
-    # given 380 ms without a packet, and the sequence goes on
-    ear = heard(0, 1)
+    # given a stream from which nothing is missing any more
+    ear = heard(0, 2)
+    ear.pass_time(0.1)
+    before = replace(ear.inbound.stats)
 
-    ear.take((0.42, numbered(2, late=19 * FRAME_TICKS)), (0.44, numbered(3, late=19 * FRAME_TICKS)))
+    # when for 380 ms no packet comes, and the sequence goes on
+    ear.take((0.44, numbered(3, late=19 * FRAME_TICKS)), (0.46, numbered(4, late=19 * FRAME_TICKS)))
 
-    assert len(ear.frames) == 4 + 19
-    assert ear.inbound.stats.concealed_samples == MAX_CONCEAL_S * RATE
+    # then the time is filled, and not with old sound from the next packet's FEC
+    assert len(ear.frames) == 5 + 19
+    stats = ear.inbound.stats
+    assert stats.concealed_samples - before.concealed_samples == MAX_CONCEAL_S * RATE
+    assert stats.recovered_samples == before.recovered_samples
     assert ear.inbound.stats.silent_samples == 14 * 320
-    assert (ear.inbound.stats.lost, ear.inbound.stats.resyncs) == (0, 0)
+    assert (ear.inbound.stats.lost, ear.inbound.stats.resyncs) == (1, 0)
 
 
 @pytest.mark.parametrize("jump", [FILL_FRAMES + 1, 50 * 3600, (1 << 31) // FRAME_TICKS])
@@ -105,6 +113,19 @@ def test_packets_of_any_length_become_frames_of_20_ms(frame_ms: float) -> None:
     assert len(ear.frames) == len(wanted)
     whole = int(8 * frame_ms // 20)
     assert np.array_equal(np.array(ear.frames[:whole]), np.array(wanted[:whole]))
+
+
+def test_half_a_frame_of_another_source_is_not_mixed_into_the_next() -> None:
+    # given a source with packets of 10 ms, whose last frame is not full
+    halves = stream(payloads(speech(0.1, RATE), RATE, frame_s=0.01), frame_s=0.01, ssrc=SSRC + 1)
+    ear = Ear(RATE)
+    ear.take(*halves[:5])
+
+    # when another one speaks
+    ear.take(*stream(spoken()))
+
+    # then its frames are as they were
+    assert np.array_equal(np.array(ear.frames[2:]), np.array(clean()))
 
 
 # ---- what is no sound ----------------------------------------------------------------------------
