@@ -114,7 +114,6 @@ class Inbound:
             sequence != self._sequence
             or timestamp != self._timestamp
             or ssrc != self._ssrc
-            or self._torn
             or self._held
             or not payload
         ):
@@ -217,7 +216,7 @@ class Inbound:
             packet.sequence,
             packet.timestamp,
         )
-        self._torn, self._rest, self._stray = False, None, None
+        self._rest = self._stray = None
         self._lost.clear()
         # What was sent before it and overtaken by it is late.
         self._remember_lost(packet.sequence, MAX_HELD_PACKETS, now)

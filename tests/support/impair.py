@@ -24,7 +24,7 @@ class Impairment:
 
 
 def impair(sent: list[Timed], how: Impairment, seed: int) -> list[Timed]:
-    """What arrives, in the order of its arrival. The first and the last packet always do."""
+    """What arrives, in the order of its arrival. The first and the last packet come unharmed."""
     chance = random.Random(seed)
     arriving: list[Timed] = []
     losing = False
@@ -33,7 +33,10 @@ def impair(sent: list[Timed], how: Impairment, seed: int) -> list[Timed]:
     for index, (at, packet) in enumerate(sent):
         # Gilbert's two states; with these chances `loss` is the share of all.
         losing = chance.random() >= ends if losing else chance.random() < begins
-        if losing and 0 < index < len(sent) - 1:
+        if index in (0, len(sent) - 1):
+            arriving.append((at + how.delay_s, packet))
+            continue
+        if losing:
             continue
         for _ in range(1 + (chance.random() < how.duplicate)):
             there = at + how.delay_s + chance.random() * how.jitter_s

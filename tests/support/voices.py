@@ -1,5 +1,7 @@
 """A voice to send, and an ear that hears it: for tests that judge what is heard, in virtual time."""
 
+from functools import cache
+
 import numpy as np
 
 from tests.support.impair import Timed
@@ -8,6 +10,7 @@ from voicerelay.transceiver.opus import FRAME_S, Decoder, Encoder, Pcm
 from voicerelay.transceiver.rtp import RtpPacket
 
 SSRC, OPUS = 0x0B0B0B0B, 111
+RATE = 16_000  # of the numbered packets
 
 
 def speech(seconds: float, rate: int) -> Pcm:
@@ -21,8 +24,8 @@ def speech(seconds: float, rate: int) -> Pcm:
         weight = np.exp(-(((harmonic * pitch - formant) / 500) ** 2)) + 0.3 / harmonic
         voice += weight * np.sin(harmonic * phase)
     syllables = 0.55 - 0.45 * np.cos(2 * np.pi * 4 * moments)
-    spoken: Pcm = (voice * syllables * 20_000 / np.abs(voice).max()).astype(np.int16)
-    return spoken
+    loud: Pcm = (voice * syllables * 20_000 / np.abs(voice).max()).astype(np.int16)
+    return loud
 
 
 def payloads(pcm: Pcm, rate: int, *, fec: bool = False, frame_s: float = FRAME_S) -> list[bytes]:
@@ -113,3 +116,31 @@ def likeness(one: Pcm, other: Pcm) -> float:
     a, b = one.astype(float), other.astype(float)
     scale = float(np.sqrt((a @ a) * (b @ b)))
     return float(a @ b) / scale if scale else float(not a.any() and not b.any())
+
+
+@cache
+def spoken() -> list[bytes]:
+    """A second of voice with FEC."""
+    return payloads(speech(1.0, RATE), RATE, fec=True)
+
+
+@cache
+def clean() -> list[Pcm]:
+    """Its frames, when nothing is missing."""
+    return decoded(spoken(), RATE)
+
+
+def numbered(
+    number: int, *, late: int = 0, payload: bytes | None = None, ssrc: int = SSRC
+) -> RtpPacket:
+    """The packet of this number; its timestamp `late` ticks later than that."""
+    body = spoken()[number % len(spoken())] if payload is None else payload
+    timestamp = (number * round(FRAME_S * CLOCK_RATE_HZ) + late) & 0xFFFFFFFF
+    return RtpPacket(False, OPUS, number & 0xFFFF, timestamp, ssrc, body)
+
+
+def heard(*numbers: int, now: float = 0.0) -> Ear:
+    """An ear that got these packets, all at once."""
+    ear = Ear(RATE)
+    ear.take(*((now, numbered(number)) for number in numbers))
+    return ear
