@@ -40,6 +40,7 @@ class Config:
     log_level: str
     steering: str = "off"
     coalesce_us: int = DEFAULT_COALESCE_US
+    pin: bool = True
 
     def __post_init__(self) -> None:
         _between("--port", self.port, 1, 65535)

@@ -92,6 +92,13 @@ def main() -> None:
     help="Calls a transceiver takes at most; more are refused with 503.",
 )
 @click.option(
+    "--pin/--no-pin",
+    default=True,
+    show_default=True,
+    envvar="VOICERELAY_PIN",
+    help="Keep each transceiver on a core of its own.",
+)
+@click.option(
     "--capacity",
     type=int,
     default=DEFAULT_CAPACITY,

@@ -116,7 +116,8 @@ def _rows(status: dict[str, Any]) -> list[tuple[str, dict[str, Any], str]]:
     for one in status["transceivers"]:
         work = (
             f"{one['sessions']}/{one['max_sessions']} sessions, {one['packets_received']} packets "
-            f"in, {one['packets_sent']} out, {sum(one['dropped'].values())} dropped"
+            f"in, {one['packets_sent']} out, {sum(one['dropped'].values())} dropped, "
+            f"frames late by {one['frame_lateness_p99_us'] / 1000:.1f} ms (p99)"
         )
         rows.append((f"transceiver {one['slot']}", one, work))
     return rows

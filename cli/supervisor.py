@@ -276,6 +276,7 @@ class Supervisor:
                     http_port=config.http_port,
                     candidates=self.candidates,
                     max_sessions=config.max_sessions,
+                    pin=config.pin,
                     lifeline=lifeline,
                     parent=os.getpid(),
                     log_level=config.log_level,

@@ -66,6 +66,9 @@ class TransceiverCounter(IntEnum):
     DROPPED_DUPLICATE_VOICE = 27
     DROPPED_CORRUPT_VOICE = 28  # no Opus; concealed
     DROPPED_STRAY_VOICE = 29  # its sequence number is far from the stream's
+    FRAME_LATENESS_P99_US = 30  # of the last seconds, behind the schedule of 20 ms
+    LOOP_LAG_US = 31  # how late the last heartbeat was
+    OVERLOADED = 32  # 1: frames come late, no new calls
 
 
 class ControlCounter(IntEnum):

@@ -5,6 +5,7 @@ import gc
 import logging
 import signal
 import socket
+import time
 from pathlib import Path
 
 import uvloop
@@ -12,9 +13,11 @@ from aiohttp import web
 
 from voicerelay import __version__
 from voicerelay.shm import protocol, rundir
+from voicerelay.shm.counters import Block, TransceiverCounter
 from voicerelay.shm.lifeline import Lifeline, die_with_parent
 from voicerelay.shm.region import Region, RegionMismatch
 from voicerelay.transceiver import seam
+from voicerelay.transceiver.affinity import pin
 from voicerelay.transceiver.agent import Agent, AppError, load_app
 from voicerelay.transceiver.directory import Directory
 from voicerelay.transceiver.mux import Mux
@@ -85,11 +88,7 @@ class TransceiverProcess:
         }
         signalling = Signalling(registry, siblings, region.counters, block, info)
 
-        def beat() -> None:
-            block.own()
-            self._loop.call_later(HEARTBEAT_S, beat)
-
-        beat()
+        self._beat(block, pacer)
         runners = [
             web.AppRunner(
                 signalling.application(internal),
@@ -134,6 +133,16 @@ class TransceiverProcess:
         if number == signal.SIGTERM:  # on Ctrl-C the supervisor decides
             self._stopped.set()
 
+    def _beat(self, block: Block, pacer: Pacer, due: float | None = None) -> None:
+        """The sign of life, and how well the work is done; `due`: when it was to be given."""
+        now = time.monotonic()
+        lag = now - due if due is not None else 0.0
+        block.set(TransceiverCounter.LOOP_LAG_US, max(0, round(lag * 1e6)))
+        block.set(TransceiverCounter.FRAME_LATENESS_P99_US, round(pacer.lateness(0.99) * 1e6))
+        block.set(TransceiverCounter.OVERLOADED, int(pacer.overloaded))
+        block.own()
+        self._loop.call_at(now + HEARTBEAT_S, self._beat, block, pacer, now + HEARTBEAT_S)
+
     def _ready(self, welcome: protocol.Welcome, sockets: list[socket.socket]) -> None:
         if self._mux is not None:
             self._mux.use_public(sockets, welcome.steered)
@@ -150,6 +159,8 @@ class TransceiverProcess:
 def main(settings: TransceiverSettings) -> None:
     if settings.parent:
         die_with_parent(settings.parent)
+    if settings.pin:
+        pin(settings.slot)
     logging.basicConfig(
         level=settings.log_level.upper(),
         format=f"%(levelname)s transceiver {settings.slot}: %(message)s",

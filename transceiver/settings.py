@@ -6,7 +6,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class TransceiverSettings:
-    """What the supervisor gives. `candidates`: host and port of each listen address."""
+    """What the supervisor gives.
+
+    `candidates`: host and port of each listen address. `pin`: stay on one core.
+    """
 
     run_dir: str
     slot: int
@@ -15,6 +18,7 @@ class TransceiverSettings:
     http_port: int
     candidates: list[tuple[str, int]]
     max_sessions: int
+    pin: bool = False
     lifeline: int = -1
     parent: int = 0
     log_level: str = "info"

@@ -35,7 +35,9 @@ class Siblings:
         for slot, block in counters.transceivers():
             sessions = block.get(TransceiverCounter.SESSIONS)
             room = min(below, block.get(TransceiverCounter.MAX_SESSIONS))
-            if slot != self._slot and sessions < room and block.heartbeat_ns > oldest_beat:
+            if block.get(TransceiverCounter.OVERLOADED) or block.heartbeat_ns <= oldest_beat:
+                continue
+            if slot != self._slot and sessions < room:
                 loads.append((sessions, slot))
         return (slot for _, slot in sorted(loads))
 

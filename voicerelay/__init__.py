@@ -1,5 +1,6 @@
 """voicerelay: thousands of live WebRTC voice calls behind one UDP port."""
 
+from voicerelay.transceiver.affinity import unpin
 from voicerelay.transceiver.agent import (
     Agent,
     App,
@@ -25,5 +26,6 @@ __all__ = [
     "Speech",
     "Stats",
     "__version__",
+    "unpin",
 ]
 __version__ = "0.1.0"

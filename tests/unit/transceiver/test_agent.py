@@ -121,4 +121,5 @@ def test_the_public_names_are_these() -> None:
         "Speech",
         "Stats",
         "__version__",
+        "unpin",
     }
