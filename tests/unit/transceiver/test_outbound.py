@@ -361,7 +361,8 @@ def test_after_a_long_silence_a_call_holds_no_encoder(interrupted: bool) -> None
     mouth.out.sweep(mouth.now + ENCODER_IDLE_S + 0.1)
 
     # then its memory is free, and it can speak again
-    assert not (mouth.out._encoder or mouth.out._buffer)
+    held = [mouth.out._encoder, mouth.out._buffer]
+    assert held == [None, None]
     assert mouth.frame() is None
     mouth.write(np.zeros(960, np.int16), 48_000)
     assert mouth.frame()
