@@ -15,6 +15,7 @@ SLOT_S: Final = FRAME_S / PHASES  # whole milliseconds, the resolution of uvloop
 MAX_CATCH_UP_FRAMES: Final = 2  # after a stall; a listener's jitter buffer must not grow by more
 GIVEN_UP_S: Final = (MAX_CATCH_UP_FRAMES + 1) * FRAME_S  # what lateness such a frame counts with
 EARLY_S: Final = 0.001  # a timer of whole milliseconds may come so much too soon
+NEVER: Final = math.inf
 
 log = logging.getLogger("voicerelay.pacer")
 
@@ -53,7 +54,7 @@ class Schedule:
     def __init__(self) -> None:
         # For each phase its speakers, each with the slot of its first frame.
         self._phases: list[dict[Speaker, int]] = [{} for _ in range(PHASES)]
-        self._due = [0] * PHASES  # the next slot of each phase that has speakers
+        self._due: list[float] = [NEVER] * PHASES  # the next slot of each phase
         self._phase_of: dict[Speaker, int] = {}
 
     def __contains__(self, speaker: Speaker) -> bool:
@@ -79,16 +80,17 @@ class Schedule:
         phase = self._phase_of.pop(speaker, None)
         if phase is not None:
             del self._phases[phase][speaker]
+            if not self._phases[phase]:
+                self._due[phase] = NEVER
 
-    def next_due(self) -> float | None:
-        """When the next turn is; None when nobody speaks."""
-        slots = [due for due, speakers in zip(self._due, self._phases, strict=True) if speakers]
-        return min(slots) * SLOT_S if slots else None
+    def next_due(self) -> float:
+        """When the next turn is; NEVER when nobody speaks."""
+        return min(self._due) * SLOT_S
 
     def take(self, now: float) -> Turn | None:
         """The turn that has been due the longest, if one is due."""
         due = self.next_due()
-        if due is None or due > now + EARLY_S:
+        if due > now + EARLY_S:
             return None
         slot = round(due / SLOT_S)
         frames = int((now + EARLY_S - due) / FRAME_S) + 1
@@ -117,7 +119,7 @@ class Pacer:
         self._schedule = Schedule()
         self._lateness = Lateness(clock())
         self._timer: asyncio.TimerHandle | None = None
-        self._armed = math.inf
+        self._armed = NEVER
         self.frames = 0  # turns given
         self.frames_skipped = 0  # turns lost to a stalled loop
 
@@ -155,18 +157,17 @@ class Pacer:
     def _arm(self) -> None:
         """One timer, for the earliest turn."""
         due = self._schedule.next_due()
-        at = math.inf if due is None else due
-        if at == self._armed:
+        if due == self._armed:
             return
         if self._timer is not None:
             self._timer.cancel()
-        self._armed = at
+        self._armed = due
         # Absolute: uvloop's delays count from the beginning of the loop's round.
-        self._timer = None if due is None else self._loop.call_at(due, self._tick)
+        self._timer = None if due == NEVER else self._loop.call_at(due, self._tick)
 
     def _tick(self) -> None:
         """One turn; the loop reads its sockets before the next, however late it is."""
-        self._timer, self._armed = None, math.inf
+        self._timer, self._armed = None, NEVER
         now = self._clock()
         self._lateness.advance(now)
         turn = self._schedule.take(now)

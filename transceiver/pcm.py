@@ -10,6 +10,9 @@ from voicerelay.transceiver.opus import FRAME_S, Pcm
 MIN_RATE: Final = 8_000  # Hz
 MAX_RATE: Final = 96_000
 RESAMPLER_QUALITY: Final = "HQ"
+RESAMPLER_CHUNK_S: Final = (
+    FRAME_S  # its memory grows with what it is given at once: 0.6 MB a second
+)
 
 # What `play` takes: int16 samples, or their bytes in little-endian order.
 PcmLike = Pcm | bytes | bytearray | memoryview
@@ -95,7 +98,9 @@ class FrameBuffer:
         if resampler is None:
             resampler = self._resampler = Resampler(rate, self.rate)
         taken = min(len(pcm), self.room * rate // self.rate)
-        self._put(resampler.feed(pcm[:taken]))
+        step = round(rate * RESAMPLER_CHUNK_S)
+        for start in range(0, taken, step):
+            self._put(resampler.feed(pcm[start : min(start + step, taken)]))
         return taken
 
     def take(self) -> Pcm | None:

@@ -84,9 +84,15 @@ def parse_rtp(data: bytes) -> RtpPacket:
 
 def build_rtp(packet: RtpPacket) -> bytes:
     """Bytes of a packet without extensions."""
-    second = packet.payload_type | (0x80 if packet.marker else 0)
-    header = _RTP.pack(0x80, second, packet.sequence, packet.timestamp, packet.ssrc)
-    return header + packet.payload
+    return pack_rtp(*packet)
+
+
+def pack_rtp(
+    marker: bool, payload_type: int, sequence: int, timestamp: int, ssrc: int, payload: bytes
+) -> bytes:
+    """The same from its fields, for the path of a frame."""
+    second = payload_type | (0x80 if marker else 0)
+    return _RTP.pack(0x80, second, sequence, timestamp, ssrc) + payload
 
 
 def parse_rtcp(data: bytes) -> list[RtcpReport | RtcpBye]:

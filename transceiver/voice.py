@@ -141,10 +141,8 @@ class VoicePath:
         self._timestamp &= 0xFFFFFFFF
         self.sent += 1
         self._sent_octets += len(payload)
-        return rtp.build_rtp(
-            rtp.RtpPacket(
-                marker, self.payload_type, self._sequence, self._timestamp, self.ssrc, payload
-            )
+        return rtp.pack_rtp(
+            marker, self.payload_type, self._sequence, self._timestamp, self.ssrc, payload
         )
 
     def receive_rtcp(self, data: bytes, now: float, wall: float) -> None:

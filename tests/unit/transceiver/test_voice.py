@@ -1,5 +1,7 @@
 """The voice path: what reports say of a stream (RFC 3550 A.1, A.3, A.8), and what leaves keeps its distances."""
 
+import itertools
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -19,6 +21,7 @@ from voicerelay.transceiver.rtp import (
 )
 from voicerelay.transceiver.voice import (
     CLOCK_RATE_HZ,
+    FRAME_S,
     FRAME_TICKS,
     MAX_SEQUENCE_JUMP,
     InboundStream,
@@ -26,7 +29,6 @@ from voicerelay.transceiver.voice import (
 )
 
 OURS, THEIRS, OPUS = 0x0A0A0A0A, 0x0B0B0B0B, 111
-FRAME_S = FRAME_TICKS / CLOCK_RATE_HZ
 WALL = 1_800_000_000.0
 NTP_MIDDLE = int((WALL + NTP_EPOCH_OFFSET_S) * 65536) & 0xFFFFFFFF
 
@@ -226,6 +228,92 @@ def test_an_echo_of_a_new_source_goes_on_by_one_frame() -> None:
     assert (after.timestamp - before.timestamp) & 0xFFFFFFFF == FRAME_TICKS
 
 
+# ---- our own frames --------------------------------------------------------------------------------
+
+
+def frames(voice: VoicePath, *due: float) -> list[tuple[int, int, bool]]:
+    """Sequence and timestamp after those of the first, and marker, of frames due then."""
+    packets = [parse_rtp(voice.frame(b"opus", at)) for at in due]
+    first = packets[0]
+    return [
+        (
+            (p.sequence - first.sequence) & 0xFFFF,
+            (p.timestamp - first.timestamp) & 0xFFFFFFFF,
+            p.marker,
+        )
+        for p in packets
+    ]
+
+
+def test_frames_follow_each_other_and_the_first_is_marked() -> None:
+    due = [7.0 + n * FRAME_S for n in range(200)]
+
+    assert frames(path(), *due) == [(n, n * FRAME_TICKS, n == 0) for n in range(200)]
+
+
+@pytest.mark.parametrize(
+    ("pause_frames", "expected"), [(1.9, 2), (2.0, 2), (3.3, 3), (50.6, 51), (1e6, 1_000_000)]
+)
+def test_the_timestamp_runs_on_through_a_pause_in_whole_frames(
+    pause_frames: float, expected: int
+) -> None:
+    after = 7.0 + pause_frames * FRAME_S
+
+    sent = frames(path(), 7.0, after, after + FRAME_S)
+
+    assert sent[1:] == [
+        (1, expected * FRAME_TICKS, True),
+        (2, (expected + 1) * FRAME_TICKS, False),
+    ]
+
+
+@settings(deadline=None)
+@given(
+    st.lists(
+        st.tuples(
+            st.one_of(st.integers(10, 40).map(lambda n: n / 10), st.floats(1, 500)),
+            st.integers(1, 30),
+        ),
+        max_size=40,
+    )
+)
+def test_through_pauses_in_any_phase_the_timestamp_stays_with_the_clock(
+    spurts: list[tuple[float, int]],
+) -> None:
+    """No pause may leave the timestamp behind: a receiver would take it for delay and keep it."""
+    due = [3.0]
+    for pause_frames, count in spurts:
+        start = due[-1] + pause_frames * FRAME_S
+        due += [start + n * FRAME_S for n in range(count)]
+
+    sent = frames(path(), *due)
+
+    for at, (number, (sequence, timestamp, _)) in zip(due, enumerate(sent), strict=True):
+        assert sequence == number
+        assert timestamp % FRAME_TICKS == 0
+        assert abs(timestamp - (at - 3.0) * CLOCK_RATE_HZ) <= 0.56 * FRAME_TICKS
+    steps = [b[1] - a[1] for a, b in itertools.pairwise(sent)]
+    assert all(step >= FRAME_TICKS for step in steps)
+    assert [step > FRAME_TICKS for step in steps] == [marker for _, _, marker in sent[1:]]
+
+
+def test_frames_and_given_packets_share_one_stream() -> None:
+    # given a frame of our own, then two given packets, then ours after a pause
+    voice = path()
+    first = parse_rtp(voice.frame(b"x", 1.0))
+    second = parse_rtp(voice.packetize(AudioPacket(b"x", 900, 777), 1.02))
+    third = parse_rtp(voice.packetize(AudioPacket(b"x", 902, 777 + 2 * FRAME_TICKS), 1.06))
+    fourth = parse_rtp(voice.frame(b"x", 1.26))
+
+    # then numbers go on from one to the other
+    packets = [first, second, third, fourth]
+    assert [(p.sequence - first.sequence) & 0xFFFF for p in packets] == [0, 1, 3, 4]
+    ticks = [(p.timestamp - first.timestamp) & 0xFFFFFFFF for p in packets]
+    assert ticks == [0, FRAME_TICKS, 3 * FRAME_TICKS, 13 * FRAME_TICKS]
+    assert [p.marker for p in packets] == [True, False, False, True]
+    assert voice.sent == 4
+
+
 # ---- reports -------------------------------------------------------------------------------------
 
 
@@ -298,7 +386,7 @@ def test_the_round_trip_comes_from_lsr_and_dlsr(
     voice.receive_rtcp(build_report(THEIRS, "c", None, [block]), 0.0, WALL)
 
     assert voice.rtt_s == (rtt_s if rtt_s is None else pytest.approx(rtt_s, abs=1e-4))
-    assert voice.remote_fraction_lost == 0.25
+    assert (voice.remote_fraction_lost, voice.remote_reports) == (0.25, 1)
 
 
 def test_a_report_about_somebody_else_or_without_lsr_gives_no_round_trip() -> None:
