@@ -54,8 +54,11 @@ def test_contracts_bite(tmp_path: Path, module: str, line: str) -> None:
         (package / room / "__init__.py").touch()
     for name in ("__main__.py", "echo.py", "shm/layout.py", "transceiver/voice.py"):
         (package / name).touch()
-    (package / "transceiver" / "agent.py").touch()
-    (package / "__init__.py").write_text("from voicerelay.transceiver.agent import App\n")
+    public = ("agent", "affinity")
+    for name in public:
+        (package / "transceiver" / f"{name}.py").touch()
+    imports = "\n".join(f"import voicerelay.transceiver.{name}" for name in public)
+    (package / "__init__.py").write_text(f"{imports}\n")
     clean = lint_imports(tmp_path)
     assert clean.returncode == 0, clean.stdout + clean.stderr
 
