@@ -105,13 +105,12 @@ def test_tables_survive_controls_death(running: Server) -> None:
         async with callers(running.http_url, 4) as (calls, _):
             before = read_status(running.run_dir)
             os.kill(before["control"]["pid"], signal.SIGKILL)
-            await wait_for(
-                lambda: (
-                    read_status(running.run_dir)["control"]["peers"] == 4
-                    and read_status(running.run_dir)["control"]["pid"] != before["control"]["pid"]
-                ),
-                "control to be back with its peers",
-            )
+
+            def is_back() -> bool:
+                control = read_status(running.run_dir)["control"]
+                return bool(control["peers"] == 4 and control["pid"] != before["control"]["pid"])
+
+            await wait_for(is_back, "control to be back with its peers")
 
             after = read_status(running.run_dir)
             assert (after["routes"], after["flows"]) == (before["routes"], before["flows"])
