@@ -184,6 +184,6 @@ def _explain(exc: OSError) -> str:
         return (
             "no permission to load it: needs CAP_BPF (systemd: AmbientCapabilities=CAP_BPF) or root"
         )
-    if exc.errno in (errno.ENOSYS, errno.EINVAL):
+    if exc.errno in (errno.ENOSYS, errno.EINVAL, errno.ENOPROTOOPT):
         return f"this kernel does not take it ({exc.strerror})"
     return str(exc.strerror or exc)

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from importlib import import_module
 from itertools import chain
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from voicerelay.shm.bpf import BPFFS
 pytestmark = pytest.mark.system
 
 ON = ("--steering", "on")
+ROOMS = ("cli", "control", "relay", "shm", "transceiver")
 NOBODY = ("--reuid=nobody", "--regid=nogroup", "--clear-groups", "--pdeathsig=KILL")
 WITHOUT_RIGHTS = ("setpriv", *NOBODY, "--bounding-set=-all")
 CAP_BPF = ("--bounding-set=-all,+bpf", "--inh-caps=+bpf", "--ambient-caps=+bpf")
@@ -63,11 +65,11 @@ def home() -> Iterator[Path]:
     pytest.skip("nobody can run no Python that has voicerelay")
 
 
-def test_auto_without_the_right_runs_portable_and_says_why_once(
+def test_without_the_right_it_runs_portable_and_says_why_once(
     home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sys, "executable", str(home / "bin" / "python"))
-    extra = ["--steering", "auto", "--run-dir", str(home / "run")]
+    extra = ["--run-dir", str(home / "run")]
 
     with server(prefix=WITHOUT_RIGHTS, extra=extra, env={"HOME": str(home)}) as started:
         asyncio.run(calls_work(started.http_url))
@@ -78,6 +80,27 @@ def test_auto_without_the_right_runs_portable_and_says_why_once(
     assert line == f"kernel steering is off: {status['portable_because']}"
     assert f"plane: portable {status['portable_because']}" in render(status).splitlines()
     assert "plane   portable" in started.output
+
+
+@pytest.fixture
+def built_without_clang(tmp_path: Path) -> Path:
+    """A folder like site-packages with voicerelay as it installs where clang is not."""
+    names = ["voicerelay", *(f"voicerelay.{room}" for room in ROOMS)]
+    for name in names:
+        (source,) = import_module(name).__path__
+        ignored = shutil.ignore_patterns("*.bpf.o", "__pycache__")
+        shutil.copytree(source, tmp_path.joinpath(*name.split(".")), ignore=ignored)
+    return tmp_path
+
+
+def test_without_the_program_it_runs_portable_and_says_why_once(built_without_clang: Path) -> None:
+    with server(env={"PYTHONPATH": str(built_without_clang)}) as started:
+        asyncio.run(calls_work(started.http_url))
+        status = read_status(started.run_dir)
+
+    (line,) = (line for line in started.output.splitlines() if "steering" in line)
+    assert line == f"kernel steering is off: {status['portable_because']}"
+    assert "install clang and libbpf-dev" in line
 
 
 def test_on_without_the_right_is_one_line_and_exit_2(home: Path) -> None:

@@ -47,6 +47,7 @@ def config(monkeypatch: pytest.MonkeyPatch) -> Iterator[Config]:
         capacity=MIN_CAPACITY,
         run_dir=run_dir,
         log_level="warning",
+        steering="off",
     )
     remove_segments(rundir.region_name(run_dir))
     shutil.rmtree(base)

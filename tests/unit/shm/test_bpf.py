@@ -232,6 +232,7 @@ def test_a_program_that_was_not_built_is_no_steering(
         (errno.EACCES, "CAP_BPF"),
         (errno.ENOSYS, "this kernel does not take it"),
         (errno.EINVAL, "this kernel does not take it"),
+        (errno.ENOPROTOOPT, "this kernel does not take it"),
         (errno.ENOMEM, os.strerror(errno.ENOMEM)),
     ],
 )
