@@ -61,10 +61,18 @@ def attributes(draw: st.DrawFn, most: int) -> bytes:
     return body
 
 
+def named(ufrag: bytes) -> bytes:
+    """A USERNAME as it should be."""
+    return struct.pack("!HH", stun.USERNAME, 25) + ufrag + b":" + THEIRS + bytes(3)
+
+
 @st.composite
 def checks(draw: st.DrawFn) -> bytes:
     """A Binding request that is truly signed somewhere in its midst, with or without FINGERPRINT."""
-    body, transaction = draw(attributes(LOOKED_AT)), draw(st.binary(min_size=12, max_size=12))
+    transaction = draw(st.binary(min_size=12, max_size=12))
+    body = draw(st.sampled_from([b"", named(UFRAG_0), named(UFRAG_1)])) + draw(
+        attributes(LOOKED_AT)
+    )
     head = struct.pack("!HH", stun.BINDING_REQUEST, len(body) + 24) + stun.COOKIE + transaction
     body += struct.pack("!HH", stun.MESSAGE_INTEGRITY, 20) + hmac.digest(KEY, head + body, "sha1")
     body += draw(attributes(3))
