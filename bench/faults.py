@@ -177,10 +177,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--calls", type=int, default=20)
     parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--steering", choices=("off", "on"), default="off", help="the data plane")
     parser.add_argument("--write", action="store_true", help="keep the figures: JSON and README")
     options = parser.parse_args()
     results = []
-    with server(relays=2, transceivers=2) as running:
+    with server(relays=2, transceivers=2, extra=["--steering", options.steering]) as running:
         print(f"{options.calls} calls, 2 relays, 2 transceivers; gaps in ms")
         print(
             f"{'fault':<24}{'dropped':>8}{'(right)':>8}{'wrong':>6}"

@@ -14,7 +14,8 @@ DEFAULT_APP = "voicerelay.echo:app"
 DEFAULT_PORT = 3478
 DEFAULT_HTTP = "127.0.0.1:8080"
 DEFAULT_RELAYS = 2
-STEERING = ("off", "auto", "on")
+STEERING = ("auto", "on", "off")
+DEFAULT_STEERING = "auto"
 DEFAULT_COALESCE_US = round(DEFAULT_COALESCE_S * 1e6)
 MAX_COALESCE_US = round(MAX_COALESCE_S * 1e6)
 DEFAULT_MAX_SESSIONS = 200  # a transceiver; about what one core carries
@@ -38,7 +39,7 @@ class Config:
     capacity: int
     run_dir: Path
     log_level: str
-    steering: str = "off"
+    steering: str = DEFAULT_STEERING
     coalesce_us: int = DEFAULT_COALESCE_US
     pin: bool = True
 
@@ -92,6 +93,7 @@ __all__ = [
     "DEFAULT_MAX_SESSIONS",
     "DEFAULT_PORT",
     "DEFAULT_RELAYS",
+    "DEFAULT_STEERING",
     "STEERING",
     "Config",
     "default_run_dir",

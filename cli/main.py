@@ -17,6 +17,7 @@ from voicerelay.cli.config import (
     DEFAULT_MAX_SESSIONS,
     DEFAULT_PORT,
     DEFAULT_RELAYS,
+    DEFAULT_STEERING,
     STEERING,
     Config,
     default_run_dir,
@@ -109,10 +110,11 @@ def main() -> None:
 @click.option(
     "--steering",
     type=click.Choice(STEERING),
-    default="off",
+    default=DEFAULT_STEERING,
     show_default=True,
     envvar="VOICERELAY_STEERING",
-    help="Let the kernel hand packets of established calls to their transceiver (needs CAP_BPF).",
+    help="Let the kernel hand packets of established calls to their transceiver (needs CAP_BPF). "
+    "auto: where it can, else through the relays; on: refuse to start where it cannot.",
 )
 @click.option(
     "--coalesce-us",

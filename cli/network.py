@@ -84,6 +84,22 @@ def check_http(host: str, port: int) -> None:
     _probe(host, port, socket.SOCK_STREAM, "HTTP", "--http")
 
 
+def receive_buffer_bytes(sockets: list[list[socket.socket]]) -> int:
+    """What the smallest receive buffer has; RECEIVE_BUFFER_BYTES unless the host's limit is lower."""
+    return min(
+        sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF)
+        // 2  # the kernel doubles it, socket(7)
+        for group in sockets
+        for sock in group
+    )
+
+
+def close_all(sockets: list[list[socket.socket]]) -> None:
+    for group in sockets:
+        for sock in group:
+            sock.close()
+
+
 def _parse(text: str, option: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
     try:
         address = ipaddress.ip_address(text)

@@ -77,8 +77,9 @@ def render(status: dict[str, Any]) -> str:
     lines = [
         f"voicerelay {status['version']}  pid {status['pid']}  {status['app']}",
         f"listens on {listen}, HTTP {status['http']}",
-        f"plane: {status.get('plane')} {status.get('portable_because') or ''}".rstrip(),
-        "  ".join(f"{status[what]} {what}" for what in ("sessions", "routes", "flows", "sockets")),
+        _plane(status),
+        "  ".join(f"{status[what]} {what}" for what in ("sessions", "routes", "flows", "sockets"))
+        + f"  receive buffers {status.get('receive_buffer_bytes', 0) >> 10} KiB",
         "",
         f"{'process':<16}{'pid':>8}{'up':>10}{'beat':>9}  work",
     ]
@@ -91,6 +92,16 @@ def render(status: dict[str, Any]) -> str:
     drops = {reason: count for reason, count in status["dropped"].items() if count}
     lines += ["", "dropped: " + (", ".join(f"{r} {n}" for r, n in drops.items()) or "nothing")]
     return "\n".join(lines)
+
+
+def _plane(status: dict[str, Any]) -> str:
+    """Which plane is on and why; with steering, why it is not pinned."""
+    line = f"plane: {status.get('plane')}"
+    if reason := status.get("portable_because"):
+        line += f" {reason}"
+    if reason := status.get("unpinned_because"):
+        line += f", not pinned: {reason}"
+    return line
 
 
 def _sockets_of(described: dict[str, Any]) -> int:

@@ -16,12 +16,10 @@ from voicerelay.cli import network
 from voicerelay.cli.child import Child
 from voicerelay.cli.config import Config
 from voicerelay.cli.errors import UserError
+from voicerelay.cli.steered import Steering
 from voicerelay.control.process import ControlSettings
-from voicerelay.relay import steering
 from voicerelay.relay.process import RelaySettings
-from voicerelay.relay.steering import SteeredGroup
 from voicerelay.shm import rundir
-from voicerelay.shm.bpf import BpfUnavailable
 from voicerelay.shm.region import INSTANCE_BYTES, Region, RegionMismatch, Sizes
 from voicerelay.transceiver.settings import TransceiverSettings
 
@@ -41,9 +39,7 @@ class Supervisor:
         self._lock = rundir.InstanceLock(config.run_dir)
         self._instance = secrets.token_bytes(INSTANCE_BYTES)
         self._sockets: list[list[socket.socket]] = []
-        self._steered_sockets: list[list[socket.socket]] = []
-        self._groups: list[SteeredGroup] = []
-        self.portable_because = "--steering is off"
+        self._steering = Steering()
         self._children: list[Child] = []
         self._stopping = False
         self.hosts: list[str] = []
@@ -87,31 +83,37 @@ class Supervisor:
     @property
     def steered(self) -> bool:
         """Whether kernel steering is on."""
-        return bool(self._groups)
+        return bool(self._steering.groups)
+
+    @property
+    def portable_because(self) -> str:
+        """Why it is not; empty when it is."""
+        return self._steering.portable_because
 
     def _steer(self) -> None:
-        """Give the transceivers sockets of their own and the kernel its program, if it can be had."""
-        config = self._config
-        sockets = network.join_public_sockets(self.hosts, config.port, config.transceivers)
-        try:
-            self._groups = steering.load(
-                self._sockets, sockets, Sizes.for_capacity(config.capacity)
+        config, steering = self._config, self._steering
+        sizes = Sizes.for_capacity(config.capacity)
+        steering.turn_on(self._sockets, self.hosts, config.port, config.transceivers, sizes)
+        if config.steering == "on" and not self.steered:
+            raise UserError(f"--steering on: {self.portable_because}")
+        steering.pin(rundir.pins(config.run_dir))
+
+    def _look_at_buffers(self) -> int:
+        """Bytes of the smallest receive buffer of a public socket; says so when it is too small."""
+        size = network.receive_buffer_bytes(self._sockets + self._steering.sockets)
+        if size < network.RECEIVE_BUFFER_BYTES:
+            log.warning(
+                "receive buffers have %d of %d bytes; sysctl -w net.core.rmem_max=%d gives them all",
+                size,
+                network.RECEIVE_BUFFER_BYTES,
+                network.RECEIVE_BUFFER_BYTES,
             )
-        except BpfUnavailable as exc:
-            _close_all(sockets)
-            self.portable_because = str(exc)
-            if config.steering == "on":
-                raise UserError(f"--steering on: {exc}") from None
-        else:
-            self._steered_sockets = sockets
-            self.portable_because = ""
+        return size
 
     def release(self) -> None:
         """Close the sockets and leave nothing behind."""
-        _close_all(self._sockets)
-        _close_all(self._steered_sockets)
-        for group in self._groups:
-            group.close()
+        network.close_all(self._sockets)
+        self._steering.release()
         rundir.remove(self._config.run_dir)
         self._lock.release()
 
@@ -140,8 +142,8 @@ class Supervisor:
 
     async def _start_all(self) -> None:
         config = self._config
-        fds = [s.fileno() for group in self._sockets + self._steered_sockets for s in group]
-        fds += [fd for group in self._groups for fd in asdict(group).values()]
+        fds = [s.fileno() for group in self._sockets + self._steering.sockets for s in group]
+        fds += [fd for group in self._steering.groups for fd in asdict(group).values()]
         control = self._child("control", "voicerelay.control", self._control_settings, fds)
         await self._begin([control])
         relays = [
@@ -241,8 +243,8 @@ class Supervisor:
                     instance=self._instance.hex(),
                     capacity=config.capacity,
                     sockets=_fds_of(self._sockets),
-                    transceiver_sockets=_fds_of(self._steered_sockets),
-                    steering=[asdict(group) for group in self._groups],
+                    transceiver_sockets=_fds_of(self._steering.sockets),
+                    steering=[asdict(group) for group in self._steering.groups],
                     lifeline=lifeline,
                     log_level=config.log_level,
                 )
@@ -295,6 +297,8 @@ class Supervisor:
             "http": network.host_port(config.http_host, config.http_port),
             "plane": "steering" if self.steered else "portable",
             "portable_because": self.portable_because,
+            "unpinned_because": self._steering.unpinned_because,
+            "receive_buffer_bytes": self._look_at_buffers(),
             "relays": config.relays,
             "transceivers": config.transceivers,
         }
@@ -304,9 +308,3 @@ class Supervisor:
 
 def _fds_of(sockets: list[list[socket.socket]]) -> list[list[int]]:
     return [[sock.fileno() for sock in group] for group in sockets]
-
-
-def _close_all(sockets: list[list[socket.socket]]) -> None:
-    for group in sockets:
-        for sock in group:
-            sock.close()

@@ -1,41 +1,52 @@
-"""Kernel steering: loads the program of `steer.bpf.c`, one for each listen address, and puts the sockets in."""
+"""Kernel steering: loads the program of `steer.bpf.c`, one for each listen address, fills and pins it."""
 
 import contextlib
 import errno
 import os
+import shutil
 import socket
 import struct
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
+from voicerelay.shm import bpf
 from voicerelay.shm.bpf import (
     SO_ATTACH_REUSEPORT_EBPF,
     SO_DETACH_REUSEPORT_BPF,
     BpfMap,
     BpfObject,
     BpfUnavailable,
+    MapShape,
 )
-from voicerelay.shm.counters import MAX_RELAYS
+from voicerelay.shm.counters import MAX_RELAYS, MAX_TRANSCEIVERS
+from voicerelay.shm.path import PATH_BYTES
 from voicerelay.shm.region import Sizes
+from voicerelay.shm.ufrag import UFRAG_BYTES
 
 OBJECT = Path(__file__).with_name("steer.bpf.o")
-OWNER_BYTES = 8
+PROGRAM = "steer"
+COUNTERS = 4
+OWNER_BYTES = 8  # slot, generation
+PIN_DIRECTORY_MODE = 0o700
 _U32 = struct.Struct("=I")
 _U64 = struct.Struct("=Q")
 
 
 @dataclass(frozen=True)
 class SteeredGroup:
-    """Descriptors of one listen address's maps, for control."""
+    """Descriptors of one listen address's maps and program, by their names in the object."""
 
     flows: int
     routes: int
     generations: int
     counters: int
+    sockets: int
+    relays: int
+    steer: int
 
     def close(self) -> None:
-        for fd in (self.flows, self.routes, self.generations, self.counters):
+        for fd in asdict(self).values():
             os.close(fd)
 
 
@@ -74,24 +85,98 @@ def _load_group(
         program.resize("flows", sizes.flows // 2)
         program.resize("routes", sizes.routes // 2)
         program.load()
+        found = {}
+        with contextlib.ExitStack() as kept:
+            for name in (field.name for field in fields(SteeredGroup)):
+                found[name] = program.program_fd(name) if name == PROGRAM else program.map_fd(name)
+                kept.callback(os.close, found[name])
+            group = SteeredGroup(**found)
+            places = dict(enumerate(relays))
+            places |= {MAX_RELAYS + slot: sock for slot, sock in enumerate(transceivers)}
+            members = BpfMap(group.sockets, _U64.size)
+            for index, sock in places.items():
+                members.put(_U32.pack(index), _U64.pack(sock.fileno()))
+            BpfMap(group.relays, _U32.size).put(_U32.pack(0), _U32.pack(len(relays)))
+            # One member is enough: the program belongs to the group, as long as any member lives.
+            relays[0].setsockopt(socket.SOL_SOCKET, SO_ATTACH_REUSEPORT_EBPF, group.steer)
+            kept.pop_all()
+        return group
 
-        def descriptor(fd: int) -> int:
+
+def pin(groups: Sequence[SteeredGroup], directory: Path) -> None:
+    """Keep everything by names in bpffs, `directory`/LISTEN ADDRESS/NAME; it must not be there yet.
+
+    Raises BpfUnavailable, with nothing pinned.
+    """
+    try:
+        directory.mkdir(mode=PIN_DIRECTORY_MODE)
+    except OSError as exc:
+        raise BpfUnavailable(_why_no_pins(exc, directory)) from None
+    try:
+        for local, group in enumerate(groups):
+            (directory / str(local)).mkdir(mode=PIN_DIRECTORY_MODE)
+            for name, fd in asdict(group).items():
+                bpf.pin(fd, directory / str(local) / name)
+    except OSError as exc:
+        shutil.rmtree(directory, ignore_errors=True)
+        raise BpfUnavailable(_why_no_pins(exc, directory)) from None
+
+
+def reopen(directory: Path, sizes: Sizes) -> list[SteeredGroup]:
+    """What `pin` left there, for a process that has nothing but the names.
+
+    Raises BpfUnavailable when it is missing, another user's, or not of this program and these
+    sizes: a map with longer values would be read into too short a buffer.
+    """
+    groups: list[SteeredGroup] = []
+    try:
+        if directory.lstat().st_uid not in (0, os.geteuid()):
+            raise BpfUnavailable(f"{directory} is another user's")
+        number = len(os.listdir(directory))
+        groups.extend(_reopen_group(directory / str(local), sizes) for local in range(number))
+    except (OSError, BpfUnavailable) as exc:
+        for group in groups:
+            group.close()
+        reason = exc.strerror if isinstance(exc, OSError) else exc
+        raise BpfUnavailable(f"the pins cannot be used: {reason}") from exc
+    if not groups:
+        raise BpfUnavailable(f"{directory} is empty")
+    return groups
+
+
+def _reopen_group(directory: Path, sizes: Sizes) -> SteeredGroup:
+    expected = _shapes(sizes)
+    found = {}
+    with contextlib.ExitStack() as opened:
+        for name in (field.name for field in fields(SteeredGroup)):
+            fd = found[name] = bpf.open_pin(directory / name)
             opened.callback(os.close, fd)
-            return fd
+            fits = bpf.is_program(fd) if name == PROGRAM else bpf.map_shape(fd) == expected[name]
+            if not fits:
+                raise BpfUnavailable(f"{directory / name} is of another kind or size")
+        opened.pop_all()
+    return SteeredGroup(**found)
 
-        places = dict(enumerate(relays))
-        places |= {MAX_RELAYS + slot: sock for slot, sock in enumerate(transceivers)}
-        members = BpfMap(descriptor(program.map_fd("sockets")), _U64.size)
-        for index, sock in places.items():
-            members.put(_U32.pack(index), _U64.pack(sock.fileno()))
-        number = BpfMap(descriptor(program.map_fd("relays")), _U32.size)
-        number.put(_U32.pack(0), _U32.pack(len(relays)))
-        # One member is enough: the program belongs to the group, as long as any member lives.
-        steer = descriptor(program.program_fd("steer"))
-        relays[0].setsockopt(socket.SOL_SOCKET, SO_ATTACH_REUSEPORT_EBPF, steer)
-        return SteeredGroup(
-            *(program.map_fd(name) for name in ("flows", "routes", "generations", "counters"))
-        )
+
+def _shapes(sizes: Sizes) -> dict[str, MapShape]:
+    """Every map as `steer.bpf.c` declares it and `load` sizes it."""
+    number = _U32.size
+    return {
+        "flows": MapShape(bpf.HASH, PATH_BYTES, OWNER_BYTES, sizes.flows // 2),
+        "routes": MapShape(bpf.HASH, UFRAG_BYTES, OWNER_BYTES, sizes.routes // 2),
+        "generations": MapShape(bpf.ARRAY, number, number, MAX_TRANSCEIVERS),
+        "counters": MapShape(bpf.PERCPU_ARRAY, number, _U64.size, COUNTERS),
+        "sockets": MapShape(
+            bpf.REUSEPORT_SOCKARRAY, number, _U64.size, MAX_RELAYS + MAX_TRANSCEIVERS
+        ),
+        "relays": MapShape(bpf.ARRAY, number, number, 1),
+    }
+
+
+def _why_no_pins(exc: OSError, directory: Path) -> str:
+    if not directory.parent.is_mount():
+        return f"bpffs is not mounted at {directory.parent}"
+    return f"{directory}: {exc.strerror or exc}"
 
 
 def _explain(exc: OSError) -> str:
@@ -99,6 +184,6 @@ def _explain(exc: OSError) -> str:
         return (
             "no permission to load it: needs CAP_BPF (systemd: AmbientCapabilities=CAP_BPF) or root"
         )
-    if exc.errno in (errno.ENOSYS, errno.EINVAL):
+    if exc.errno in (errno.ENOSYS, errno.EINVAL, errno.ENOPROTOOPT):
         return f"this kernel does not take it ({exc.strerror})"
     return str(exc.strerror or exc)

@@ -1,13 +1,23 @@
 """A thin binding to libbpf: load an object, reach its maps, pin. Errors are OSError with the kernel's reason."""
 
 import ctypes
+import errno
 import os
+import struct
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 SO_ATTACH_REUSEPORT_EBPF = 52  # <asm-generic/socket.h>; no constant in Python 3.11
 SO_DETACH_REUSEPORT_BPF = 68
 BPF_ANY = 0
+BPFFS = Path("/sys/fs/bpf")  # where pins live, when it is mounted
+
+# enum bpf_map_type of <linux/bpf.h>
+HASH, ARRAY, PERCPU_ARRAY, REUSEPORT_SOCKARRAY = 1, 2, 6, 20
+_MAP_INFO = struct.Struct(
+    "=6I"
+)  # type, id, key, value, entries, flags: struct bpf_map_info's first
 
 
 class BpfUnavailable(Exception):
@@ -41,6 +51,8 @@ class _Library:
                 ("bpf_map_lookup_elem", number, [number, pointer, pointer]),
                 ("bpf_map_get_next_key", number, [number, pointer, pointer]),
                 ("bpf_obj_pin", number, [number, text]),
+                ("bpf_obj_get", number, [text]),
+                ("bpf_obj_get_info_by_fd", number, [number, pointer, pointer]),
                 ("libbpf_set_print", pointer, [pointer]),
                 ("libbpf_num_possible_cpus", number, []),
             ):
@@ -54,6 +66,40 @@ class _Library:
 def possible_cpus() -> int:
     """How many values a per-CPU map has for a key."""
     return int(_Library.get().libbpf_num_possible_cpus())
+
+
+class MapShape(NamedTuple):
+    """What a map's readers and writers must agree on; `kind`: HASH, ARRAY, ..."""
+
+    kind: int
+    key_bytes: int
+    value_bytes: int
+    entries: int
+
+
+def map_shape(fd: int) -> MapShape:
+    """Of a map's descriptor. Raises OSError for what is no map."""
+    if not _is(fd, "bpf-map"):
+        raise OSError(errno.EINVAL, "not a map")
+    info, size = ctypes.create_string_buffer(_MAP_INFO.size), ctypes.c_uint32(_MAP_INFO.size)
+    _check(_Library.get().bpf_obj_get_info_by_fd(fd, info, ctypes.byref(size)), "map info")
+    kind, _, key_bytes, value_bytes, entries, _ = _MAP_INFO.unpack(info.raw)
+    return MapShape(kind, key_bytes, value_bytes, entries)
+
+
+def is_program(fd: int) -> bool:
+    """Whether a descriptor is that of a program."""
+    return _is(fd, "bpf-prog")
+
+
+def pin(fd: int, path: Path) -> None:
+    """Keep a map or program alive by a file in bpffs."""
+    _check(_Library.get().bpf_obj_pin(fd, str(path).encode()), f"pin {path}")
+
+
+def open_pin(path: Path) -> int:
+    """A descriptor of what is pinned there: look what it is before use. Raises OSError."""
+    return _check(_Library.get().bpf_obj_get(str(path).encode()), f"open {path}")
 
 
 class BpfMap:
@@ -85,10 +131,6 @@ class BpfMap:
         while self._library.bpf_map_get_next_key(self.fd, current, following) == 0:
             current = following.raw
             yield current
-
-    def pin(self, path: Path) -> None:
-        """Keep the map alive by a file in bpffs."""
-        _check(self._library.bpf_obj_pin(self.fd, str(path).encode()), f"pin {path}")
 
 
 class BpfObject:
@@ -125,6 +167,10 @@ class BpfObject:
         if not found:
             raise OSError(f"the object has no map {name}")
         return found
+
+
+def _is(fd: int, kind: str) -> bool:
+    return os.readlink(f"/proc/self/fd/{fd}") == f"anon_inode:{kind}"
 
 
 def _check(result: int, what: str) -> int:

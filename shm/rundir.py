@@ -4,9 +4,11 @@ import contextlib
 import fcntl
 import hashlib
 import os
+import shutil
 import time
 from pathlib import Path
 
+from voicerelay.shm.bpf import BPFFS
 from voicerelay.shm.region import remove_segments
 
 LOCK_PATIENCE_S = 0.3
@@ -34,6 +36,11 @@ def region_name(run_dir: Path) -> str:
     """Shared-memory name of the instance whose run directory this is."""
     digest = hashlib.blake2s(str(run_dir.resolve()).encode(), digest_size=6).hexdigest()
     return f"voicerelay-{digest}"
+
+
+def pins(run_dir: Path) -> Path:
+    """Directory of the instance's pins, where bpffs is mounted."""
+    return BPFFS / region_name(run_dir)
 
 
 class InstanceLock:
@@ -87,8 +94,11 @@ class InstanceLock:
 
 
 def clean(run_dir: Path) -> bool:
-    """Remove an instance's sockets and segments; True when there were any. Hold the lock."""
+    """Remove an instance's sockets, segments and pins; True when there were any. Hold the lock."""
     found = remove_segments(region_name(run_dir))
+    with contextlib.suppress(OSError):  # none, or another user's, which nobody uses
+        shutil.rmtree(pins(run_dir))
+        found = True
     for leftover in run_dir.glob("*.sock"):
         with contextlib.suppress(FileNotFoundError):
             leftover.unlink()

@@ -18,6 +18,7 @@ from tests.support import tones
 from tests.support.browsers import CHROMIUM, FIREFOX, Browser, chromium, firefox
 from tests.support.server import Server, server
 from tests.support.tones import Sample
+from tests.system.conftest import steering_unavailable
 
 pytestmark = [
     pytest.mark.browser,
@@ -27,7 +28,7 @@ pytestmark = [
 
 log = logging.getLogger(__name__)
 
-CALL_S = 60
+CALL_S = {"off": 60, "on": 12}  # by --steering
 CONNECT_TIMEOUT_S = 20
 HEAR_TIMEOUT_S = 10
 END_TIMEOUT_S = 5
@@ -211,25 +212,33 @@ async def wait_for_sessions(running: Server, count: int) -> None:
 
 
 @pytest.mark.timeout(240)
-def test_call_returns_the_tone_for_a_minute(echo: Server, voice: Path) -> None:
-    async def call(browser: Browser) -> None:
-        await connect(browser, echo.http_url)
+@pytest.mark.parametrize("steering", ["off", "on"])
+def test_call_returns_the_tone_as_long_as_it_lasts(voice: Path, steering: str) -> None:
+    if steering == "on" and (reason := steering_unavailable()):
+        pytest.skip(f"kernel steering: {reason}")
 
-        heard = await listen(browser, CALL_S)
+    async def call(browser: Browser, url: str) -> None:
+        await connect(browser, url)
 
-        assert_tone(browser, heard, CALL_S)
+        heard = await listen(browser, CALL_S[steering])
+
+        assert_tone(browser, heard, CALL_S[steering])
         assert await text(browser, "state") == "connected"
         stats = await browser.evaluate("window.voicerelay.stats")
         log.info("%s: %s", browser.name, stats)
         assert 0 <= stats["rtt_ms"] < 500
-        assert (await text(browser, "relay")).isdigit()
+        # Steered packets come past the relays.
+        assert (await text(browser, "relay")).isdigit() == (steering == "off")
         assert (await text(browser, "transceiver")).isdigit()
 
-    async def both() -> None:
+    async def both(url: str) -> None:
         async with chromium(voice=voice) as one, firefox(voice_hz=FIREFOX_HZ) as other:
-            await asyncio.gather(call(one), call(other))
+            await asyncio.gather(call(one, url), call(other, url))
 
-    asyncio.run(both())
+    with server(extra=("--steering", steering)) as running:
+        asyncio.run(both(running.http_url))
+        assert running.stop() == 0
+    assert "Traceback" not in running.output
 
 
 def test_tones_arrive_in_order_and_on_time(echo: Server, tmp_path: Path) -> None:

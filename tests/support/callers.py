@@ -53,3 +53,16 @@ async def still_there(call: Call, packets: int = 25) -> bool:
             return True
         await asyncio.sleep(0.02)
     return False
+
+
+async def nothing_was_lost(calls: Sequence[Call]) -> bool:
+    """Whether everything that was said came back, once and in order."""
+    await asyncio.gather(*(heard_all(call, 0) for call in calls))
+    return all(call.numbers() == list(range(call.sent)) for call in calls)
+
+
+async def calls_work(url: str, count: int = 4) -> None:
+    """New calls are heard, each packet of them."""
+    async with callers(url, count) as (calls, _):
+        await talk_all(calls, 0.5)
+        assert await nothing_was_lost(calls)

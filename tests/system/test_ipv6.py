@@ -63,8 +63,11 @@ def test_call_over_ipv6_alone(v6: Pair, plane_options: Sequence[str]) -> None:
         assert running.status()["listen"] == [SERVER_V6]
 
 
-def test_both_families_are_offered_in_the_order_given(both: Pair) -> None:
-    with netns.serving(both.server, listen=[SERVER_V6, SERVER_V4]) as running:
+def test_both_families_are_offered_in_the_order_given(
+    both: Pair, plane_options: Sequence[str]
+) -> None:
+    listen = [SERVER_V6, SERVER_V4]
+    with netns.serving(both.server, listen=listen, extra=plane_options) as running:
         offered = call_from(both.client, running.http_url)
 
         assert offered == [(SERVER_V6, running.port), (SERVER_V4, running.port)]

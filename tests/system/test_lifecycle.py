@@ -7,15 +7,18 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import psutil
 import pytest
 
+from tests.support import bpffs
 from tests.support.server import Server, free_port, server
 from voicerelay.cli.status import read_status
 from voicerelay.shm import rundir
+from voicerelay.shm.bpf import BPFFS
 
 pytestmark = pytest.mark.system
 
@@ -35,9 +38,34 @@ def pids_of(running: Server) -> list[int]:
     return [status["pid"], *(process["pid"] for process in processes)]
 
 
-def leftovers(run_dir: Path) -> list[str]:
-    segments = [p.name for p in Path("/dev/shm").glob(f"{rundir.region_name(run_dir)}*")]
-    return segments + [p.name for p in run_dir.glob("*")]
+class Place(NamedTuple):
+    """Where a server runs: `prefix` and `options` of its command, `pins`: the bpffs that it sees."""
+
+    prefix: tuple[str, ...] = ()
+    options: tuple[str, ...] = ()
+    pins: Path = BPFFS
+
+
+@pytest.fixture(scope="module")
+def place(plane: str, plane_options: list[str]) -> Iterator[Place]:
+    """For each plane; steering with pins, where bpffs can be mounted for it alone."""
+    if plane == "portable" or bpffs.obstacle():
+        yield Place(options=tuple(plane_options))
+        return
+    with bpffs.mounted() as mounted:
+        yield Place(mounted.prefix, tuple(plane_options), mounted.path)
+
+
+def leftovers(run_dir: Path, pins: Path = BPFFS) -> list[str]:
+    name = rundir.region_name(run_dir)
+    found = [*Path("/dev/shm").glob(f"{name}*"), *pins.glob(name), *run_dir.glob("*")]
+    return [path.name for path in found]
+
+
+def pinned(running: Server, place: Place) -> list[str]:
+    """Names of the pins of a server's first listen address, when it has any."""
+    directory = place.pins / rundir.region_name(running.run_dir) / "0"
+    return sorted(path.name for path in directory.glob("*"))
 
 
 def gone(pid: int) -> bool:
@@ -47,15 +75,16 @@ def gone(pid: int) -> bool:
         return True
 
 
-def test_two_runs_after_each_other_leave_nothing() -> None:
+def test_two_runs_after_each_other_leave_nothing(place: Place) -> None:
     for _ in range(2):
-        with server() as running:
+        with server(prefix=place.prefix, extra=place.options) as running:
             pids = pids_of(running)
             run_dir = running.run_dir
+            assert len(pinned(running, place)) == (7 if place.prefix else 0)
 
             assert running.stop() == 0
 
-            assert leftovers(run_dir) == []
+            assert leftovers(run_dir, place.pins) == []
             assert [pid for pid in pids if not gone(pid)] == []
             assert "Traceback" not in running.output
 
@@ -71,32 +100,35 @@ def test_ctrl_c_stops_cleanly() -> None:
         assert "voicerelay has stopped" in running.output
 
 
-def test_a_killed_supervisor_takes_its_children_along_and_leaves_nothing() -> None:
-    with server() as running:
+def test_a_killed_supervisor_takes_its_children_along_and_leaves_nothing(place: Place) -> None:
+    with server(prefix=place.prefix, extra=place.options) as running:
         pids = pids_of(running)
 
         os.kill(running.pid, signal.SIGKILL)
         wait_for(lambda: all(gone(pid) for pid in pids), "every process to end", 3.0)
 
         deadline = time.monotonic() + PATIENCE_S
-        while left := leftovers(running.run_dir):
+        while left := leftovers(running.run_dir, place.pins):
             assert time.monotonic() < deadline, left
             time.sleep(0.01)
 
 
-def test_after_kill_9_of_everything_the_next_start_replaces_what_is_left() -> None:
-    with server() as first:
+def test_after_kill_9_of_everything_the_next_start_replaces_what_is_left(place: Place) -> None:
+    with server(prefix=place.prefix, extra=place.options) as first:
         pids = pids_of(first)
         # Control first: it would clean up after its supervisor.
         for pid in sorted(pids, key=lambda pid: pid != pids[-1]):
             os.kill(pid, signal.SIGKILL)
         wait_for(lambda: all(gone(pid) for pid in pids), "every process to end")
-        assert leftovers(first.run_dir) != []
+        assert leftovers(first.run_dir, place.pins) != []
+        left = pinned(first, place)
 
-        second = start_and_stop(first)
+        second = start_and_stop(first, place)
 
+        assert len(left) == (7 if place.prefix else 0)
         assert "removed what an earlier run had left behind" in second
-        assert leftovers(first.run_dir) == []
+        assert "not pinned" not in second or not place.prefix
+        assert leftovers(first.run_dir, place.pins) == []
 
 
 def start_command(run_dir: Path, port: int, http_url: str) -> list[str]:
@@ -105,10 +137,11 @@ def start_command(run_dir: Path, port: int, http_url: str) -> list[str]:
     return [*command, "--port", str(port), "--http", http, "--run-dir", str(run_dir)]
 
 
-def start_and_stop(first: Server) -> str:
+def start_and_stop(first: Server, place: Place) -> str:
     """Start on the same port and directory, stop when ready; returns what it wrote."""
+    command = start_command(first.run_dir, first.port, first.http_url)
     process = subprocess.Popen(
-        start_command(first.run_dir, first.port, first.http_url),
+        [*place.prefix, *command, *place.options],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

@@ -1,5 +1,6 @@
 """Addresses and sockets: what is listened on, what clients are told, and why a port cannot be had."""
 
+import os
 import socket
 import subprocess
 import sys
@@ -192,6 +193,27 @@ def test_every_relay_has_a_socket_for_every_address() -> None:
         assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT)
         assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) >= 1 << 16
         sock.close()
+
+
+def test_the_smallest_receive_buffer_is_told() -> None:
+    sockets = [[socket.socket(socket.AF_INET, socket.SOCK_DGRAM) for _ in range(2)]]
+    for sock, size in zip(sockets[0], (16_384, 8_192), strict=True):
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, size)
+
+    found = network.receive_buffer_bytes(sockets)
+
+    network.close_all(sockets)
+    assert found == 8_192
+    assert [sock.fileno() for sock in sockets[0]] == [-1, -1]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs the right to pass over rmem_max")
+def test_with_the_right_every_receive_buffer_is_as_asked() -> None:
+    sockets = open_public_sockets(["127.0.0.1"], free_udp(), 2)
+
+    assert network.receive_buffer_bytes(sockets) == network.RECEIVE_BUFFER_BYTES
+
+    network.close_all(sockets)
 
 
 def test_a_taken_udp_port_is_said(taken_udp: int) -> None:

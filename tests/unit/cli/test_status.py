@@ -178,6 +178,38 @@ def test_a_person_sees_every_process(instance: tuple[Path, Region]) -> None:
     assert lines[-1] == "dropped: unknown_flow 9"
 
 
+@pytest.mark.parametrize(
+    ("described", "line"),
+    [
+        ({"portable_because": "no CAP_BPF"}, "plane: portable no CAP_BPF"),
+        ({"plane": "steering"}, "plane: steering"),
+        (
+            {"plane": "steering", "unpinned_because": "no bpffs"},
+            "plane: steering, not pinned: no bpffs",
+        ),
+    ],
+)
+def test_the_plane_and_what_is_missing_are_shown(
+    instance: tuple[Path, Region], described: dict[str, str], line: str
+) -> None:
+    run_dir, _ = instance
+    (run_dir / rundir.INSTANCE_FILE).write_text(json.dumps(DESCRIBED | described))
+
+    assert line in render(read_status(run_dir)).splitlines()
+
+
+def test_the_size_of_the_receive_buffers_is_shown(instance: tuple[Path, Region]) -> None:
+    run_dir, _ = instance
+    (run_dir / rundir.INSTANCE_FILE).write_text(
+        json.dumps(DESCRIBED | {"receive_buffer_bytes": 212_992})
+    )
+
+    status = read_status(run_dir)
+
+    assert status["receive_buffer_bytes"] == 212_992
+    assert "receive buffers 208 KiB" in render(status)
+
+
 def test_nothing_dropped_is_said(instance: tuple[Path, Region]) -> None:
     assert render(read_status(instance[0])).splitlines()[-1] == "dropped: nothing"
 

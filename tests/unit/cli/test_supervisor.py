@@ -1,6 +1,7 @@
 """The supervisor before and after its processes: takes a place, gives it back, leaves nothing."""
 
 import json
+import logging
 import os
 import shutil
 import socket
@@ -12,11 +13,13 @@ from pathlib import Path
 
 import pytest
 
+from tests.system.conftest import steering_unavailable
 from voicerelay.cli import network
 from voicerelay.cli.config import Config
 from voicerelay.cli.errors import UserError
 from voicerelay.cli.supervisor import Supervisor
 from voicerelay.control.process import ControlSettings
+from voicerelay.relay import steering
 from voicerelay.relay.process import RelaySettings
 from voicerelay.shm import rundir
 from voicerelay.shm.region import MIN_CAPACITY, Region, Sizes, remove_segments
@@ -47,6 +50,7 @@ def config(monkeypatch: pytest.MonkeyPatch) -> Iterator[Config]:
         capacity=MIN_CAPACITY,
         run_dir=run_dir,
         log_level="warning",
+        steering="off",
     )
     remove_segments(rundir.region_name(run_dir))
     shutil.rmtree(base)
@@ -135,3 +139,69 @@ def test_settings_reach_each_process_as_they_are_meant(config: Config) -> None:
     assert [tuple(pair) for pair in transceiver.candidates] == supervisor.candidates
     assert {control.run_dir, relay.run_dir, transceiver.run_dir} == {str(config.run_dir)}
     supervisor.release()
+
+
+def test_receive_buffers_below_what_is_asked_are_said_once_and_shown(
+    config: Config, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    # given a host that gives less than we ask for
+    monkeypatch.setattr(network, "receive_buffer_bytes", lambda sockets: 212_992)
+    supervisor = Supervisor(config)
+
+    with caplog.at_level(logging.WARNING, "voicerelay"):
+        supervisor.prepare()
+
+    (record,) = caplog.records
+    described = json.loads((config.run_dir / rundir.INSTANCE_FILE).read_text())
+    assert f"net.core.rmem_max={network.RECEIVE_BUFFER_BYTES}" in record.getMessage()
+    assert "212992 of 8388608 bytes" in record.getMessage()
+    assert described["receive_buffer_bytes"] == 212_992
+    supervisor.release()
+
+
+def test_what_steering_lacks_is_shown(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(steering, "OBJECT", config.run_dir / "not there")
+    supervisor = Supervisor(replace(config, steering="auto"))
+
+    supervisor.prepare()
+
+    described = json.loads((config.run_dir / rundir.INSTANCE_FILE).read_text())
+    assert not supervisor.steered
+    assert "install clang" in supervisor.portable_because
+    assert (described["plane"], described["unpinned_because"]) == ("portable", "")
+    assert described["portable_because"] == supervisor.portable_because
+    supervisor.release()
+
+
+def test_steering_that_must_be_on_and_cannot_leaves_nothing(
+    config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = set(os.listdir("/proc/self/fd"))
+    monkeypatch.setattr(steering, "OBJECT", config.run_dir / "not there")
+
+    with pytest.raises(UserError, match="--steering on: the program was not built"):
+        Supervisor(replace(config, steering="on")).prepare()
+
+    assert not config.run_dir.exists()
+    assert set(os.listdir("/proc/self/fd")) <= before
+
+
+def test_a_steered_instance_without_pins_says_why_and_leaves_nothing(
+    config: Config, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    if reason := steering_unavailable():
+        pytest.skip(f"kernel steering: {reason}")
+    before = set(os.listdir("/proc/self/fd"))
+    monkeypatch.setattr(rundir, "BPFFS", config.run_dir.parents[1])
+    supervisor = Supervisor(replace(config, steering="on"))
+
+    with caplog.at_level(logging.INFO, "voicerelay"):
+        supervisor.prepare()
+
+    described = json.loads((config.run_dir / rundir.INSTANCE_FILE).read_text())
+    assert supervisor.steered
+    assert described["unpinned_because"] == f"bpffs is not mounted at {config.run_dir.parents[1]}"
+    (line,) = (r.getMessage() for r in caplog.records if "pinned" in r.getMessage())
+    assert line == f"kernel steering is not pinned: {described['unpinned_because']}"
+    supervisor.release()
+    assert set(os.listdir("/proc/self/fd")) <= before

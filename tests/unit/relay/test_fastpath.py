@@ -13,25 +13,21 @@ from pathlib import Path
 
 import pytest
 
-from tests.unit.relay.test_loop import RTP, SLOT, Relay, until
-from tests.unit.relay.test_steering import (
+from tests.support.steered import (
     ALIVE,
     CLIENTS,
     DEAD,
     FLOW_0,
     HOSTS,
-    SEED,
     STALE,
     STALE_FLOW,
     STRANGER,
     UFRAG_0,
     UFRAG_1,
-    Packet,
     bind,
-    checks,
-    every_first_byte,
-    media,
 )
+from tests.unit.relay.test_loop import RTP, SLOT, Relay, until
+from tests.unit.relay.test_steering import SEED, Packet, checks, every_first_byte, media
 from voicerelay.relay import fastpath, links, loop, pace
 from voicerelay.relay.fastpath import LIBRARY, FastPath, FastPathMissing
 from voicerelay.relay.route import Destination, Router

@@ -2,40 +2,43 @@
 
 import logging
 import random
-import select
-import socket
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import asdict
-from functools import partial
-from itertools import chain
 from typing import NamedTuple
 
 import pytest
 
+from tests.support.steered import (
+    ALIVE,
+    CLIENTS,
+    FLOW_0,
+    FLOW_1,
+    HOSTS,
+    RELAYS,
+    SLOTS,
+    STALE,
+    STRANGER,
+    TRANSCEIVERS,
+    UFRAG_0,
+    UFRAG_1,
+    UNKNOWN,
+    Steered,
+    alive_slot,
+    bind,
+)
 from tests.system.conftest import steering_unavailable
-from voicerelay.control.plane import SteeringPlane
 from voicerelay.relay.demux import KINDS, Kind
-from voicerelay.relay.route import Destination, Router
-from voicerelay.relay.steering import load
+from voicerelay.relay.route import Destination
 from voicerelay.shm import stun
-from voicerelay.shm.counters import BLOCK_BYTES, Block, ControlCounter, RelayCounter
+from voicerelay.shm.counters import RelayCounter
 from voicerelay.shm.frame import MAX_DATAGRAM_BYTES
-from voicerelay.shm.path import Address, address_path
-from voicerelay.shm.region import MIN_CAPACITY, Sizes
-from voicerelay.shm.table import RECORD_BYTES, Entry, TableWriter
+from voicerelay.shm.path import address_path, pack_path
+from voicerelay.shm.table import Entry, TableWriter
 
 SEED = 20_261_123
 CHECKS = 4_000  # and as many damaged ones
-HOSTS = ("127.0.0.1", "::1", "::ffff:127.0.0.1")  # the last: an IPv6 socket that hears IPv4
-RELAYS, TRANSCEIVERS, SLOTS = (0, 1), (2, 3), (None, None, 0, 1)  # of four processes
-ALIVE = {0: 7, 1: 9}  # slot -> generation
-DEAD = 3  # a generation that slot 0 had before
-UFRAG_0, UFRAG_1, STALE, UNKNOWN = (b"AAAAbbbbCCCCdddd000%d" % number for number in range(4))
 LOOKED_AT = 8  # MAX_ATTRIBUTES of the program
-PATIENCE_MS = 5_000
 RTP = b"\x80\x6f" + bytes(170)
-CLIENTS = FLOW_0, FLOW_1, STALE_FLOW, STRANGER = range(4)
 BY_FLOW = {FLOW_0: 0, FLOW_1: 1}  # slots
 
 
@@ -45,75 +48,6 @@ class Packet(NamedTuple):
     owner: int | None  # the slot that must get it, None: a relay, -1: only the laws decide
 
 
-def bind(host: str, port: int = 0) -> socket.socket:
-    sock = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_DGRAM)
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-    sock.bind((host, port))
-    return sock
-
-
-class Steered:
-    """Groups of relay and transceiver sockets under the program, and tables that it mirrors."""
-
-    def __init__(self) -> None:
-        self.sockets = [[bind(host) for host in HOSTS]]  # [process][listen address]
-        self.ports = [sock.getsockname()[1] for sock in self.sockets[0]]
-        for _ in range(3):
-            self.sockets.append([bind(*pair) for pair in zip(HOSTS, self.ports, strict=True)])
-        sizes = Sizes.for_capacity(MIN_CAPACITY)
-        self._maps = load(self.sockets[:2], self.sockets[2:], sizes)
-        self.routes, self.flows = (
-            TableWriter(memoryview(bytearray(n * RECORD_BYTES)), memoryview(bytearray(4)), n // 2)
-            for n in (sizes.routes, sizes.flows)
-        )
-        self.plane = SteeringPlane([asdict(group) for group in self._maps])
-        self.plane.take_over(self.routes, self.flows)
-        for slot, generation in ALIVE.items():
-            self.plane.alive(slot, generation)
-        for name, slot, generation in ((UFRAG_0, 0, 7), (UFRAG_1, 1, 9), (STALE, 0, DEAD)):
-            self.routes.put(name, Entry(slot, generation, 1, 0))
-        self.clients = [self._clients_of(local) for local in range(len(HOSTS))]
-
-    def _clients_of(self, local: int) -> list[socket.socket]:
-        server = HOSTS[local].removeprefix("::ffff:")
-        hosts = ["::1"] * 4 if server == "::1" else [f"127.0.0.{number}" for number in (1, 2, 1, 3)]
-        found = [bind(host) for host in hosts]
-        for client, sock in zip(CLIENTS, found, strict=True):
-            sock.connect((server, self.ports[local]))
-            if client != STRANGER:
-                path = address_path(local, sock.getsockname())
-                generation = DEAD if client == STALE_FLOW else ALIVE[client]
-                self.flows.put(path, Entry(client % 2, generation, 1, 0))
-        return found
-
-    def send(self, local: int, client: int, data: bytes) -> tuple[int, Address]:
-        """Which process's socket the kernel chose for a datagram, and the sender it shows."""
-        poll, owners = select.poll(), {}
-        for process, sockets in enumerate(self.sockets):
-            if sockets[local].fileno() >= 0:
-                owners[sockets[local].fileno()] = process
-                poll.register(sockets[local], select.POLLIN)
-        self.clients[local][client].send(data)
-        ((fd, _),) = poll.poll(PATIENCE_MS)
-        received, address = self.sockets[owners[fd]][local].recvfrom(1 << 16)
-        assert received == data
-        return owners[fd], address
-
-    def router(self, local: int) -> Router[Address]:
-        return Router(0, self.routes, self.flows, partial(address_path, local))
-
-    def counted(self) -> Counter[str]:
-        block = Block(memoryview(bytearray(BLOCK_BYTES)).cast("Q"))
-        self.plane.count(block)
-        return Counter({c.name: block.get(c) for c in ControlCounter if "STEERED" in c.name})
-
-    def close(self) -> None:
-        for sock in chain(*self.sockets, *self.clients):
-            sock.close()
-        for group in self._maps:
-            group.close()
-
-
 @pytest.fixture
 def steered() -> Iterator[Steered]:
     if reason := steering_unavailable():
@@ -121,13 +55,6 @@ def steered() -> Iterator[Steered]:
     world = Steered()
     yield world
     world.close()
-
-
-def alive_slot(decision: Destination | RelayCounter) -> int | None:
-    """Where the Router sends it; relay/links.py drops what is for a dead transceiver."""
-    if isinstance(decision, Destination) and decision.target in ALIVE.items():
-        return decision.target[0]
-    return None
 
 
 def every_first_byte(rng: random.Random) -> Iterator[Packet]:
@@ -297,3 +224,22 @@ def test_what_a_closed_transceiver_socket_would_get_goes_to_a_relay(steered: Ste
 
     assert steered.send(0, FLOW_1, RTP)[0] in RELAYS
     assert steered.send(0, FLOW_0, RTP)[0] == TRANSCEIVERS[0]
+
+
+@pytest.mark.parametrize("local", [0, 2], ids=[HOSTS[0], HOSTS[2]])
+def test_an_ipv4_client_is_the_same_by_whatever_socket_it_sends(
+    steered: Steered, local: int
+) -> None:
+    # given a client with a dual-stack IPv6 socket, and the flow of its IPv4 address
+    client = bind("::ffff:127.0.0.1")
+    client.connect(("::ffff:127.0.0.1", steered.ports[local]))
+    steered.clients[local].append(client)
+    port = client.getsockname()[1]
+    steered.flows.put(pack_path(local, "127.0.0.1", port), Entry(1, ALIVE[1], 1, 0))
+
+    # when it sends to a listen address of IPv4, or to one of IPv6 that hears IPv4
+    process, address = steered.send(local, len(steered.clients[local]) - 1, RTP)
+
+    # then both forms are one path, to the kernel and to the Router
+    assert address_path(local, address) == pack_path(local, "::ffff:127.0.0.1", port)
+    assert SLOTS[process] == alive_slot(steered.router(local).decide(RTP, address)) == 1

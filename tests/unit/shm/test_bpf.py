@@ -138,7 +138,7 @@ def test_what_is_no_map_is_an_error_with_the_kernels_reason(kernel: None, tmp_pa
         with pytest.raises(OSError, match=f"map update: {os.strerror(errno.EINVAL)}"):
             no_map.put(KEY, OWNER)
         with pytest.raises(OSError, match=r"pin .*/pinned: "):
-            no_map.pin(tmp_path / "pinned")
+            bpf.pin(file.fileno(), tmp_path / "pinned")
 
 
 # ---- objects ---------------------------------------------------------------------------------
@@ -232,6 +232,7 @@ def test_a_program_that_was_not_built_is_no_steering(
         (errno.EACCES, "CAP_BPF"),
         (errno.ENOSYS, "this kernel does not take it"),
         (errno.EINVAL, "this kernel does not take it"),
+        (errno.ENOPROTOOPT, "this kernel does not take it"),
         (errno.ENOMEM, os.strerror(errno.ENOMEM)),
     ],
 )

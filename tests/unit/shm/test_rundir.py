@@ -134,6 +134,33 @@ def test_leftovers_are_removed_and_nothing_else(run_dir: Path) -> None:
     assert {path.name for path in run_dir.iterdir()} == {rundir.INSTANCE_FILE, "notes.txt"}
 
 
+def test_pins_are_leftovers_like_all_else(
+    run_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # given what this and another instance pinned
+    monkeypatch.setattr(rundir, "BPFFS", tmp_path)
+    for directory in (rundir.pins(run_dir), rundir.pins(run_dir.parent)):
+        (directory / "0").mkdir(parents=True)
+        (directory / "0" / "flows").touch()
+
+    removed, again = rundir.clean(run_dir), rundir.clean(run_dir)
+
+    assert (removed, again) == (True, False)
+    assert list(tmp_path.iterdir()) == [rundir.pins(run_dir.parent)]
+
+
+def test_a_link_in_place_of_the_pins_is_not_followed(
+    run_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "precious").mkdir()
+    monkeypatch.setattr(rundir, "BPFFS", tmp_path)
+    rundir.pins(run_dir).symlink_to(tmp_path / "precious")
+
+    assert not rundir.clean(run_dir)
+
+    assert (tmp_path / "precious").exists()
+
+
 def test_a_removed_run_directory_leaves_nothing(run_dir: Path) -> None:
     fill(run_dir)
     lock = InstanceLock(run_dir)
