@@ -38,6 +38,11 @@ class Entry(NamedTuple):
     session: int
     seen_ms: int
 
+    @property
+    def owner(self) -> tuple[int, int]:
+        """Slot and generation: whose the record is."""
+        return self.slot, self.generation
+
 
 _NO_ENTRY = Entry(0, 0, 0, 0)
 
