@@ -1,0 +1,364 @@
+"""What the shared tables cost from a thousand to a million records: `python bench/tables.py`.
+
+Three questions in one run of about a minute and a half, all in CPU time: what a look-up, an insert and a
+removal cost at each size (and a look-up in another process while the writer churns); how long control's
+loop stands still when a transceiver that owns N routes dies, removing little by little and all in one
+loop; what a start of control costs on full tables. Kept in bench/results/tables.json.
+"""
+
+import argparse
+import asyncio
+import json
+import mmap
+import multiprocessing
+import os
+import platform
+import random
+import secrets
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import uvloop
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from voicerelay.control.peer import Action
+from voicerelay.control.server import ControlServer
+from voicerelay.control.state import ControlState
+from voicerelay.shm import protocol
+from voicerelay.shm.protocol import PROTOCOL, TRANSCEIVER
+from voicerelay.shm.region import (
+    ABI,
+    DEFAULT_CAPACITY,
+    MAX_CAPACITY,
+    MIN_CAPACITY,
+    Region,
+    Sizes,
+    remove_segments,
+)
+from voicerelay.shm.table import KEY_BYTES, RECORD_BYTES, Entry, TableReader, TableWriter
+
+RESULTS = ROOT / "bench" / "results" / "tables.json"
+KEY_COUNTS = [1 << 10, 1 << 13, 1 << 17, 1 << 20]  # each table exactly half full
+SLICE = 64  # keys removed and put again in one go: a small table must stay half full
+SLICES = 40  # a round
+READS = 2000  # a batch of the reader
+DYING_ROUTES = [1_000, 10_000, 100_000, MAX_CAPACITY]
+WATCHED_S = 3.0  # of a death that is swept little by little
+INSTANCE = bytes(16)
+OWNER = 0, 1  # the transceiver that dies: slot, generation
+Figures = dict[str, float]
+
+
+# ---- one operation ---------------------------------------------------------------------------------
+
+
+class Bed:
+    """A half full table in memory that a child shares, its keys, and as many it does not hold."""
+
+    def __init__(self, count: int) -> None:
+        self.records = memoryview(mmap.mmap(-1, 2 * count * RECORD_BYTES))
+        self.epoch = memoryview(mmap.mmap(-1, mmap.PAGESIZE))[:4]
+        self.writer = TableWriter(self.records, self.epoch, count)
+        dice = random.Random(count)
+        self.keys = [dice.randbytes(KEY_BYTES) for _ in range(count)]
+        self.absent = [dice.randbytes(KEY_BYTES) for _ in range(READS)]
+        self.dice = dice
+        for number, key in enumerate(self.keys):
+            self.writer.put(key, Entry(*OWNER, number, 0))
+
+
+def cpu_us_each(run: Callable[[bytes], object], keys: Sequence[bytes]) -> float:
+    """CPU µs of a call, over these keys."""
+    begin = time.process_time()
+    for key in keys:
+        run(key)
+    return (time.process_time() - begin) / len(keys) * 1e6
+
+
+def operations(bed: Bed) -> Figures:
+    """One round: µs of each operation, and the longest single insert and removal."""
+    find = TableReader(bed.records, bed.epoch).find
+    found = bed.dice.sample(bed.keys, min(READS, len(bed.keys)))
+    hit, miss = cpu_us_each(find, found), cpu_us_each(find, bed.absent)
+    entry = Entry(*OWNER, 1, 0)
+    removals, inserts = [], []
+    for _ in range(SLICES):
+        keys = bed.dice.sample(bed.keys, SLICE)
+        removals.append(cpu_us_each(bed.writer.remove, keys))
+        inserts.append(cpu_us_each(lambda key: bed.writer.put(key, entry), keys))
+    return {
+        "hit_us": hit,
+        "miss_us": miss,
+        "insert_us": sum(inserts) / SLICES,
+        "remove_us": sum(removals) / SLICES,
+    }
+
+
+def read_beside(bed: Bed, churn: bool, seconds: float) -> Figures:
+    """µs of a look-up in a child while this process writes, or does not; stable keys it missed."""
+    stable = bed.keys[:READS] if len(bed.keys) > 2 * READS else bed.keys[: len(bed.keys) // 2]
+    moving = bed.keys[len(stable) :]
+    receiving, sending = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        find = TableReader(bed.records, bed.epoch).find
+        cpu_us_each(find, stable + bed.absent)  # its own copies of pages: not what is measured
+        hits, misses, missed = [], [], 0
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            hits.append(cpu_us_each(find, stable))
+            misses.append(cpu_us_each(find, bed.absent))
+            missed += sum(find(key) is None for key in stable)
+        os.write(sending, json.dumps([median(hits), median(misses), missed]).encode())
+        os._exit(0)
+    os.close(sending)
+    entry, writes = Entry(*OWNER, 1, 0), 0
+    while churn and os.waitpid(pid, os.WNOHANG)[0] == 0:
+        for key in bed.dice.sample(moving, SLICE):
+            bed.writer.remove(key)
+            bed.writer.put(key, entry)
+            writes += 2
+    if not churn:
+        os.waitpid(pid, 0)
+    with os.fdopen(receiving) as answer:
+        hit, miss, lost = json.load(answer)
+    name = "churn" if churn else "quiet"
+    figures = {f"reader_hit_{name}_us": hit, f"reader_miss_{name}_us": miss}
+    return figures | ({"reader_lost": lost, "writes_per_s": writes / seconds} if churn else {})
+
+
+def measure_operations(rounds: int) -> dict[str, Figures]:
+    """Medians over the rounds; every size has its turn in each."""
+    beds = {count: Bed(count) for count in KEY_COUNTS}
+    runs: dict[int, list[Figures]] = {count: [] for count in KEY_COUNTS}
+    for _ in range(rounds):
+        for count, bed in beds.items():
+            figures = operations(bed)
+            for churn in (False, True):
+                figures |= read_beside(bed, churn, 0.25)
+            runs[count].append(figures)
+    lost = sum(run["reader_lost"] for each in runs.values() for run in each)
+    if lost:
+        raise SystemExit(f"a reader missed {lost:.0f} keys that were there")
+    return {
+        str(count): {name: median(run[name] for run in each) for name in each[0]}
+        for count, each in runs.items()
+    }
+
+
+# ---- control ---------------------------------------------------------------------------------------
+
+
+class InOneLoop(ControlState):
+    """Removes all that a dead transceiver owned before it does anything else, as once it did."""
+
+    def gone(self, peer_id: int) -> list[Action]:
+        actions = super().gone(peer_id)
+        while self.sweep():
+            pass
+        return actions
+
+
+def fill(name: str, routes: int, flows: int, capacity: int) -> None:
+    """A region as a control leaves it whose one transceiver has so many records."""
+    region = Region.create(name, INSTANCE, Sizes.for_capacity(capacity))
+    region.next_generation()
+    for table, count in ((region.route_writer(), routes), (region.flow_writer(), flows)):
+        keys = random.Random(count).randbytes(count * KEY_BYTES)
+        for at in range(0, len(keys), KEY_BYTES):
+            table.put(b"\0" + keys[at + 1 : at + KEY_BYTES], Entry(*OWNER, at, 0))
+
+
+def anonymous_mib() -> float:
+    """Memory of this process alone; the tables are shared."""
+    status = Path("/proc/self/status").read_text()
+    return int(status.partition("RssAnon:")[2].split()[0]) / 1024
+
+
+def start(name: str) -> Figures:
+    """What a new control does before it serves: CPU, the longest silence of its heart, memory."""
+    region = Region.attach(name, INSTANCE)
+    before, begin, wall = anonymous_mib(), time.process_time(), time.monotonic()
+    beats = [wall]
+    block = type(region.counters.control())
+    beat = block.beat
+
+    def noted(self: Any) -> None:
+        beats.append(time.monotonic())
+        beat(self)
+
+    block.beat = noted  # type: ignore[method-assign]
+    state = ControlState(region, 1, time.monotonic())
+    beats.append(time.monotonic())
+    return {
+        "records": len(state._routes) + len(state._flows),
+        "cpu_s": time.process_time() - begin,
+        "wall_s": beats[-1] - wall,
+        "longest_silence_s": max(b - a for a, b in zip(beats, beats[1:], strict=False)),
+        "memory_mib": anonymous_mib() - before,
+    }
+
+
+def death(name: str, little_by_little: bool) -> Figures:
+    """The longest turn of a control's loop (CPU) after its transceiver died."""
+    region = Region.attach(name, INSTANCE)
+    kind = ControlState if little_by_little else InOneLoop
+    state = kind(region, 1, time.monotonic())
+    state.hello(1, protocol.Hello(PROTOCOL, ABI, TRANSCEIVER, *OWNER, []))
+    figures: Figures = {"routes": len(state._routes)}
+
+    async def serve() -> None:
+        loop = asyncio.get_running_loop()
+        with tempfile.TemporaryDirectory(prefix="tables-bench-") as folder:
+            ControlServer(state, Path(folder) / "control.sock", {}).start()
+            turns: list[float] = []
+            last = time.process_time()
+
+            def turn() -> None:
+                nonlocal last
+                now = time.process_time()
+                turns.append(now - last)
+                last = now
+                loop.call_later(0.0005, turn)
+
+            turn()
+            await asyncio.sleep(0.3)
+            turns.clear()
+            begin, cpu = time.monotonic(), time.process_time()
+            loop.call_soon(state.gone, 1)
+            while time.monotonic() - begin < WATCHED_S and (state._routes.void or not turns[1:]):
+                await asyncio.sleep(0.01)
+            took = time.monotonic() - begin
+            removed = figures["routes"] - state._routes.void
+            figures["longest_turn_ms"] = max(turns) * 1e3
+            figures["removed"] = removed
+            figures["removed_per_s"] = removed / took
+            figures["busy"] = (time.process_time() - cpu) / took
+            figures["routes_counted_after"] = len(state._routes)
+
+    uvloop.run(serve())
+    return figures
+
+
+def in_child(work: Callable[..., Any], *arguments: object) -> Any:
+    """Run in a process of its own, so that memory and collections are only its own."""
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, mp_context=context) as pool:
+        return pool.submit(work, *arguments).result()
+
+
+def measure_deaths() -> list[Figures]:
+    found = []
+    for routes in DYING_ROUTES:
+        figures: Figures = {"routes": routes}
+        for little_by_little, key in ((True, "little"), (False, "one_loop")):
+            name = f"vrbench-{secrets.token_hex(6)}"
+            try:
+                in_child(fill, name, routes, 0, max(routes, MIN_CAPACITY))
+                one = in_child(death, name, little_by_little)
+            finally:
+                remove_segments(name)
+            figures |= {f"{key}_{what}": value for what, value in one.items() if what != "routes"}
+        found.append(figures)
+    return found
+
+
+def measure_starts(rounds: int) -> list[Figures]:
+    found = []
+    for capacity, times in ((DEFAULT_CAPACITY, rounds), (MAX_CAPACITY, 1)):
+        name = f"vrbench-{secrets.token_hex(6)}"
+        try:
+            in_child(fill, name, capacity, capacity, capacity)
+            runs = [in_child(start, name) for _ in range(times)]
+        finally:
+            remove_segments(name)
+        found.append({"capacity": capacity} | {k: median(run[k] for run in runs) for k in runs[0]})
+    return found
+
+
+# ---- the answer ------------------------------------------------------------------------------------
+
+
+def table(head: list[str], rows: list[list[str]]) -> str:
+    """Markdown."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
+
+
+def answer(kept: dict[str, Any]) -> str:
+    names = list(next(iter(kept["operations"].values())))
+    shown = [name for name in names if name.endswith("_us")]
+    operations_rows = [
+        [f"{int(count):,}", *(f"{figures[name]:.2f}" for name in shown)]
+        for count, figures in kept["operations"].items()
+    ]
+    first, last = kept["operations"][str(KEY_COUNTS[0])], kept["operations"][str(KEY_COUNTS[-1])]
+    operations_rows.append(["last / first", *(f"{last[n] / first[n]:.2f}" for n in shown)])
+    death_rows = [
+        [
+            f"{one['routes']:,}",
+            f"{one['one_loop_longest_turn_ms']:.1f} ms",
+            f"{one['little_longest_turn_ms']:.1f} ms",
+            f"{one['little_removed_per_s'] / 1000:.0f}k/s",
+            f"{one['little_busy'] * 100:.0f} %",
+            f"{one['little_routes_counted_after']:.0f}",
+        ]
+        for one in kept["deaths"]
+    ]
+    start_rows = [
+        [
+            f"{one['capacity']:,}",
+            f"{one['records']:,.0f}",
+            f"{one['cpu_s']:.2f} s",
+            f"{one['longest_silence_s']:.2f} s",
+            f"{one['memory_mib']:.0f} MiB",
+            f"{one['memory_mib'] * (1 << 20) / one['records']:.0f} bytes",
+        ]
+        for one in kept["starts"]
+    ]
+    return "\n".join(
+        [
+            "CPU µs of one operation, tables half full, medians:\n",
+            table(["keys", *(name.removesuffix("_us") for name in shown)], operations_rows),
+            "A transceiver dies: the longest turn of control's loop (CPU), before and after:\n",
+            table(
+                ["its routes", "in one loop", "little by little", "removed", "busy", "left"],
+                death_rows,
+            ),
+            "A control starts on the tables of another:\n",
+            table(
+                ["capacity", "records", "CPU", "heart silent at most", "memory", "a record"],
+                start_rows,
+            ),
+        ]
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--results", type=Path, default=RESULTS)
+    options = parser.parse_args()
+    begin = time.monotonic()
+    kept: dict[str, Any] = {
+        "machine": {"cores": os.cpu_count(), "kernel": platform.release().split("-")[0]},
+        "rounds": options.rounds,
+        "starts": measure_starts(options.rounds),
+        "deaths": measure_deaths(),
+        "operations": measure_operations(options.rounds),
+    }
+    kept["took_s"] = round(time.monotonic() - begin, 1)
+    print(answer(kept))
+    options.results.write_text(json.dumps(kept, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
