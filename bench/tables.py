@@ -8,6 +8,9 @@ loop; what a start of control costs on full tables. Kept in bench/results/tables
 
 import argparse
 import asyncio
+import contextlib
+import gc
+import itertools
 import json
 import mmap
 import multiprocessing
@@ -15,6 +18,7 @@ import os
 import platform
 import random
 import secrets
+import shutil
 import sys
 import tempfile
 import time
@@ -38,7 +42,6 @@ from voicerelay.shm.region import (
     ABI,
     DEFAULT_CAPACITY,
     MAX_CAPACITY,
-    MIN_CAPACITY,
     Region,
     Sizes,
     remove_segments,
@@ -84,7 +87,7 @@ def cpu_us_each(run: Callable[[bytes], object], keys: Sequence[bytes]) -> float:
 
 
 def operations(bed: Bed) -> Figures:
-    """One round: µs of each operation, and the longest single insert and removal."""
+    """One round: µs of each operation."""
     find = TableReader(bed.records, bed.epoch).find
     found = bed.dice.sample(bed.keys, min(READS, len(bed.keys)))
     hit, miss = cpu_us_each(find, found), cpu_us_each(find, bed.absent)
@@ -139,12 +142,15 @@ def measure_operations(rounds: int) -> dict[str, Figures]:
     """Medians over the rounds; every size has its turn in each."""
     beds = {count: Bed(count) for count in KEY_COUNTS}
     runs: dict[int, list[Figures]] = {count: [] for count in KEY_COUNTS}
+    gc.freeze()  # the keys listed here are the benchmark's own
     for _ in range(rounds):
         for count, bed in beds.items():
-            figures = operations(bed)
+            runs[count].append(operations(bed))
+    # Afterwards: a fork makes every page of this process dear to write once more.
+    for number in range(rounds):
+        for count, bed in beds.items():
             for churn in (False, True):
-                figures |= read_beside(bed, churn, 0.25)
-            runs[count].append(figures)
+                runs[count][number] |= read_beside(bed, churn, 0.25)
     lost = sum(run["reader_lost"] for each in runs.values() for run in each)
     if lost:
         raise SystemExit(f"a reader missed {lost:.0f} keys that were there")
@@ -202,7 +208,7 @@ def start(name: str) -> Figures:
         "records": len(state._routes) + len(state._flows),
         "cpu_s": time.process_time() - begin,
         "wall_s": beats[-1] - wall,
-        "longest_silence_s": max(b - a for a, b in zip(beats, beats[1:], strict=False)),
+        "longest_silence_s": max(b - a for a, b in itertools.pairwise(beats)),
         "memory_mib": anonymous_mib() - before,
     }
 
@@ -234,8 +240,10 @@ def death(name: str, little_by_little: bool) -> Figures:
             turns.clear()
             begin, cpu = time.monotonic(), time.process_time()
             loop.call_soon(state.gone, 1)
-            while time.monotonic() - begin < WATCHED_S and (state._routes.void or not turns[1:]):
-                await asyncio.sleep(0.01)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(WATCHED_S):
+                    while state._routes.void or not turns[1:]:  # noqa: ASYNC110
+                        await asyncio.sleep(0.01)
             took = time.monotonic() - begin
             removed = figures["routes"] - state._routes.void
             figures["longest_turn_ms"] = max(turns) * 1e3
@@ -259,14 +267,18 @@ def measure_deaths() -> list[Figures]:
     found = []
     for routes in DYING_ROUTES:
         figures: Figures = {"routes": routes}
-        for little_by_little, key in ((True, "little"), (False, "one_loop")):
-            name = f"vrbench-{secrets.token_hex(6)}"
-            try:
-                in_child(fill, name, routes, 0, max(routes, MIN_CAPACITY))
-                one = in_child(death, name, little_by_little)
-            finally:
-                remove_segments(name)
-            figures |= {f"{key}_{what}": value for what, value in one.items() if what != "routes"}
+        name = f"vrbench-{secrets.token_hex(6)}"
+        twin = f"{name}-twin"
+        try:
+            in_child(fill, name, routes, 0, routes)
+            for kind in ("tables", "counters"):
+                shutil.copy(f"/dev/shm/{name}.{kind}", f"/dev/shm/{twin}.{kind}")
+            for one, little_by_little, key in ((name, True, "little"), (twin, False, "one_loop")):
+                died = in_child(death, one, little_by_little)
+                figures |= {f"{key}_{what}": v for what, v in died.items() if what != "routes"}
+        finally:
+            remove_segments(name)
+            remove_segments(twin)
         found.append(figures)
     return found
 
@@ -349,7 +361,7 @@ def main() -> None:
     options = parser.parse_args()
     begin = time.monotonic()
     kept: dict[str, Any] = {
-        "machine": {"cores": os.cpu_count(), "kernel": platform.release().split("-")[0]},
+        "machine": {"cores": os.cpu_count(), "kernel": ".".join(platform.release().split(".")[:2])},
         "rounds": options.rounds,
         "starts": measure_starts(options.rounds),
         "deaths": measure_deaths(),

@@ -22,7 +22,10 @@ class Records:
         self._unclaimed: dict[Owner, set[bytes]] = {}
         self._void: dict[Owner, set[bytes]] = {}
         for number, (key, entry) in enumerate(table.items()):
-            self._unclaimed.setdefault(entry.owner, set()).add(key)
+            keys = self._unclaimed.get(entry.owner)
+            if keys is None:
+                keys = self._unclaimed[entry.owner] = set()
+            keys.add(key)
             if not number % PROGRESS_RECORDS:
                 progress()
 

@@ -11,6 +11,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
+from voicerelay.control import records as module
 from voicerelay.control.records import Owner, Records
 from voicerelay.shm.table import KEY_BYTES, RECORD_BYTES, Entry, TableFull, TableWriter
 
@@ -122,6 +123,19 @@ def test_records_found_at_the_start_are_unclaimed_until_they_are_put_again() -> 
     assert waiting == {ALICE}
     assert (len(records), records.void) == (2, 1)
     assert [records.holder(key) for key in KEYS[:3]] == [entry(ALICE), None, entry(BOB)]
+
+
+def test_a_long_look_at_the_start_gives_signs_of_life(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "PROGRESS_RECORDS", 2)
+    memory = Memory()
+    earlier = memory.open()
+    for key in KEYS[:CAPACITY]:
+        earlier.put(key, entry(ALICE))
+    signs: list[None] = []
+
+    Records(earlier.table, lambda: signs.append(None))
+
+    assert len(signs) == CAPACITY // 2
 
 
 class AgainstDict(RuleBasedStateMachine):
