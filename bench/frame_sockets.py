@@ -20,7 +20,10 @@ from voicerelay.shm.frame import MAX_FRAME_BYTES
 from voicerelay.shm.rundir import SOCKET_MODE
 from voicerelay.transceiver.mux import MAX_FRAMES_DRAIN
 
-FRAMES, BYTES, LINKS = range(3)  # words that the receiver writes and the sender reads
+FRAMES, BYTES = range(2)  # words that the receiver writes and the sender reads
+PATIENCE_S = 5.0
+QUIET_S = 0.3  # so long without another frame: it is lost
+UNTUNED_BUFFER_BYTES = 212_992  # net.core.rmem_max and wmem_max of a Linux that nobody tuned
 
 
 class Transport:
@@ -32,7 +35,8 @@ class Transport:
     kind = 0
     connected = True  # the receiver has a socket for each sender
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, buffer_bytes: int) -> None:
+        self.buffer_bytes = buffer_bytes
         self.path = str(folder / f"{self.key}.sock")
         self.listener = socket.socket(self.family, self.kind | socket.SOCK_NONBLOCK)
         self.bind()
@@ -48,7 +52,7 @@ class Transport:
 
     def connect(self) -> socket.socket:
         sock = socket.socket(self.family, self.kind | socket.SOCK_NONBLOCK)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, self.buffer_bytes)
         sock.connect(self.address())
         return sock
 
@@ -89,7 +93,7 @@ class Udp(Transport):
     connected = False
 
     def bind(self) -> None:
-        self.listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 * SEND_BUFFER_BYTES)
+        self.listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, self.buffer_bytes)
         self.listener.bind(("127.0.0.1", 0))
 
     def address(self) -> Any:
@@ -102,8 +106,8 @@ class Stream(Transport):
     key, title, kind = "stream", "Unix SOCK_STREAM, length first", socket.SOCK_STREAM
     _LENGTH = struct.Struct("<I")
 
-    def __init__(self, folder: Path) -> None:
-        super().__init__(folder)
+    def __init__(self, folder: Path, buffer_bytes: int) -> None:
+        super().__init__(folder, buffer_bytes)
         self._rest = b""
         self._received = bytearray()
 
@@ -177,7 +181,6 @@ class Receiver:
             link.setblocking(False)
             links.append(link)
             loop.add_reader(link.fileno(), readable, link)
-            words[LINKS] += 1
 
         if self.transport.connected:
             loop.add_reader(listener.fileno(), accept)
@@ -191,13 +194,14 @@ class Receiver:
     def frames(self) -> int:
         return int(self.words[FRAMES])
 
-    def settle(self) -> int:
-        """Frames received, once no more come."""
-        before = -1
-        while before != self.frames():
-            before = self.frames()
-            time.sleep(0.05)
-        return before
+    def settle(self, expected: int) -> int:
+        """Frames received, once there are so many or no more come."""
+        seen, moved = self.frames(), time.monotonic()
+        while seen < expected and time.monotonic() - moved < QUIET_S:
+            time.sleep(0.005)
+            if seen != self.frames():
+                seen, moved = self.frames(), time.monotonic()
+        return self.frames()
 
     def signal(self, number: signal.Signals) -> None:
         os.kill(self.pid, number)
@@ -208,13 +212,19 @@ class Receiver:
 
 
 @contextlib.contextmanager
-def receiving(kind: type[Transport]) -> Iterator[tuple[Transport, Receiver, socket.socket]]:
-    """A transport with its receiver running and a sender's socket connected."""
+def receiving(
+    kind: type[Transport], buffer_bytes: int = SEND_BUFFER_BYTES
+) -> Iterator[tuple[Transport, Receiver, socket.socket]]:
+    """A transport whose receiver has had one frame from the sender's socket."""
     with tempfile.TemporaryDirectory(prefix="transport-bench-") as folder:
         Path(folder).chmod(0o711)  # only the socket's own mode decides
-        transport = kind(Path(folder))
+        transport = kind(Path(folder), buffer_bytes)
         receiver = Receiver(transport)
         sock = transport.connect()
+        transport.send(sock, b"first")
+        deadline = time.monotonic() + PATIENCE_S
+        while not receiver.frames() and time.monotonic() < deadline:
+            time.sleep(0.001)
         try:
             yield transport, receiver, sock
         finally:

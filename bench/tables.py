@@ -7,45 +7,23 @@ loop; what a start of control costs on full tables. Kept in bench/results/tables
 """
 
 import argparse
-import asyncio
-import contextlib
 import gc
-import itertools
 import json
 import mmap
-import multiprocessing
 import os
 import platform
 import random
-import secrets
-import shutil
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-import uvloop
-
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from voicerelay.control.peer import Action
-from voicerelay.control.server import ControlServer
-from voicerelay.control.state import ControlState
-from voicerelay.shm import protocol
-from voicerelay.shm.protocol import PROTOCOL, TRANSCEIVER
-from voicerelay.shm.region import (
-    ABI,
-    DEFAULT_CAPACITY,
-    MAX_CAPACITY,
-    Region,
-    Sizes,
-    remove_segments,
-)
+from bench.control_at_scale import OWNER, Figures, measure_deaths, measure_starts
 from voicerelay.shm.table import KEY_BYTES, RECORD_BYTES, Entry, TableReader, TableWriter
 
 RESULTS = ROOT / "bench" / "results" / "tables.json"
@@ -53,11 +31,6 @@ KEY_COUNTS = [1 << 10, 1 << 13, 1 << 17, 1 << 20]  # each table exactly half ful
 SLICE = 64  # keys removed and put again in one go: a small table must stay half full
 SLICES = 40  # a round
 READS = 2000  # a batch of the reader
-DYING_ROUTES = [1_000, 10_000, 100_000, MAX_CAPACITY]
-WATCHED_S = 3.0  # of a death that is swept little by little
-INSTANCE = bytes(16)
-OWNER = 0, 1  # the transceiver that dies: slot, generation
-Figures = dict[str, float]
 
 
 # ---- one operation ---------------------------------------------------------------------------------
@@ -158,142 +131,6 @@ def measure_operations(rounds: int) -> dict[str, Figures]:
         str(count): {name: median(run[name] for run in each) for name in each[0]}
         for count, each in runs.items()
     }
-
-
-# ---- control ---------------------------------------------------------------------------------------
-
-
-class InOneLoop(ControlState):
-    """Removes all that a dead transceiver owned before it does anything else, as once it did."""
-
-    def gone(self, peer_id: int) -> list[Action]:
-        actions = super().gone(peer_id)
-        while self.sweep():
-            pass
-        return actions
-
-
-def fill(name: str, routes: int, flows: int, capacity: int) -> None:
-    """A region as a control leaves it whose one transceiver has so many records."""
-    region = Region.create(name, INSTANCE, Sizes.for_capacity(capacity))
-    region.next_generation()
-    for table, count in ((region.route_writer(), routes), (region.flow_writer(), flows)):
-        keys = random.Random(count).randbytes(count * KEY_BYTES)
-        for at in range(0, len(keys), KEY_BYTES):
-            table.put(b"\0" + keys[at + 1 : at + KEY_BYTES], Entry(*OWNER, at, 0))
-
-
-def anonymous_mib() -> float:
-    """Memory of this process alone; the tables are shared."""
-    status = Path("/proc/self/status").read_text()
-    return int(status.partition("RssAnon:")[2].split()[0]) / 1024
-
-
-def start(name: str) -> Figures:
-    """What a new control does before it serves: CPU, the longest silence of its heart, memory."""
-    region = Region.attach(name, INSTANCE)
-    before, begin, wall = anonymous_mib(), time.process_time(), time.monotonic()
-    beats = [wall]
-    block = type(region.counters.control())
-    beat = block.beat
-
-    def noted(self: Any) -> None:
-        beats.append(time.monotonic())
-        beat(self)
-
-    block.beat = noted  # type: ignore[method-assign]
-    state = ControlState(region, 1, time.monotonic())
-    beats.append(time.monotonic())
-    return {
-        "records": len(state._routes) + len(state._flows),
-        "cpu_s": time.process_time() - begin,
-        "wall_s": beats[-1] - wall,
-        "longest_silence_s": max(b - a for a, b in itertools.pairwise(beats)),
-        "memory_mib": anonymous_mib() - before,
-    }
-
-
-def death(name: str, little_by_little: bool) -> Figures:
-    """The longest turn of a control's loop (CPU) after its transceiver died."""
-    region = Region.attach(name, INSTANCE)
-    kind = ControlState if little_by_little else InOneLoop
-    state = kind(region, 1, time.monotonic())
-    state.hello(1, protocol.Hello(PROTOCOL, ABI, TRANSCEIVER, *OWNER, []))
-    figures: Figures = {"routes": len(state._routes)}
-
-    async def serve() -> None:
-        loop = asyncio.get_running_loop()
-        with tempfile.TemporaryDirectory(prefix="tables-bench-") as folder:
-            ControlServer(state, Path(folder) / "control.sock", {}).start()
-            turns: list[float] = []
-            last = time.process_time()
-
-            def turn() -> None:
-                nonlocal last
-                now = time.process_time()
-                turns.append(now - last)
-                last = now
-                loop.call_later(0.0005, turn)
-
-            turn()
-            await asyncio.sleep(0.3)
-            turns.clear()
-            begin, cpu = time.monotonic(), time.process_time()
-            loop.call_soon(state.gone, 1)
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(WATCHED_S):
-                    while state._routes.void or not turns[1:]:  # noqa: ASYNC110
-                        await asyncio.sleep(0.01)
-            took = time.monotonic() - begin
-            removed = figures["routes"] - state._routes.void
-            figures["longest_turn_ms"] = max(turns) * 1e3
-            figures["removed"] = removed
-            figures["removed_per_s"] = removed / took
-            figures["busy"] = (time.process_time() - cpu) / took
-            figures["routes_counted_after"] = len(state._routes)
-
-    uvloop.run(serve())
-    return figures
-
-
-def in_child(work: Callable[..., Any], *arguments: object) -> Any:
-    """Run in a process of its own, so that memory and collections are only its own."""
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(1, mp_context=context) as pool:
-        return pool.submit(work, *arguments).result()
-
-
-def measure_deaths() -> list[Figures]:
-    found = []
-    for routes in DYING_ROUTES:
-        figures: Figures = {"routes": routes}
-        name = f"vrbench-{secrets.token_hex(6)}"
-        twin = f"{name}-twin"
-        try:
-            in_child(fill, name, routes, 0, routes)
-            for kind in ("tables", "counters"):
-                shutil.copy(f"/dev/shm/{name}.{kind}", f"/dev/shm/{twin}.{kind}")
-            for one, little_by_little, key in ((name, True, "little"), (twin, False, "one_loop")):
-                died = in_child(death, one, little_by_little)
-                figures |= {f"{key}_{what}": v for what, v in died.items() if what != "routes"}
-        finally:
-            remove_segments(name)
-            remove_segments(twin)
-        found.append(figures)
-    return found
-
-
-def measure_starts(rounds: int) -> list[Figures]:
-    found = []
-    for capacity, times in ((DEFAULT_CAPACITY, rounds), (MAX_CAPACITY, 1)):
-        name = f"vrbench-{secrets.token_hex(6)}"
-        try:
-            in_child(fill, name, capacity, capacity, capacity)
-            runs = [in_child(start, name) for _ in range(times)]
-        finally:
-            remove_segments(name)
-        found.append({"capacity": capacity} | {k: median(run[k] for run in runs) for k in runs[0]})
-    return found
 
 
 # ---- the answer ------------------------------------------------------------------------------------

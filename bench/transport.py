@@ -1,6 +1,6 @@
 """Which socket carries frames from relay to transceiver best: `python bench/transport.py`.
 
-One run of about a minute: Unix SOCK_SEQPACKET, loopback UDP, Unix SOCK_DGRAM and Unix SOCK_STREAM with a
+One run, about a minute: Unix SOCK_SEQPACKET, loopback UDP, Unix SOCK_DGRAM and Unix SOCK_STREAM with a
 length before each frame, by turns. CPU of the sending process (as relay/links.py sends) and of the
 receiving one (as transceiver/mux.py reads, without what it does with a packet) for frames of 1 to 64
 packets, at 20k packets/s and saturated; then what happens when the receiver is busy, stopped or killed,
@@ -24,12 +24,17 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from bench.frame_sockets import TRANSPORTS, Receiver, Transport, receiving
+from bench.frame_sockets import (
+    TRANSPORTS,
+    UNTUNED_BUFFER_BYTES,
+    Receiver,
+    Transport,
+    receiving,
+)
 from voicerelay.shm.frame import entry_header
 
 RESULTS = ROOT / "bench" / "results" / "transport.json"
 PACKET = entry_header(172, 0, bytes(20)), bytes(172)
-ENTRY_BYTES = sum(map(len, PACKET))
 FRAME_PACKETS = [1, 4, 16, 64]
 RATE = 20_000  # packets/s: 400 calls
 WAKE_S = 0.0002  # the relay's coalescing wait
@@ -50,7 +55,7 @@ def cost(
     """CPU of both sides for frames of so many packets. Without a transport: what pacing costs."""
     parts = PACKET * packets
     sent = refused = 0
-    first, receiver_cpu = receiver.settle(), receiver.cpu_s()
+    first, receiver_cpu = receiver.frames(), receiver.cpu_s()
     cpu, begin = time.process_time(), time.monotonic()
     while (elapsed := time.monotonic() - begin) < RUN_S:
         if paced:
@@ -68,7 +73,7 @@ def cost(
         if paced or due <= 0 or sent - receiver.frames() + first > WINDOW // 2:
             time.sleep(WAKE_S)
     cpu = time.process_time() - cpu
-    got = receiver.settle() - first if transport else sent
+    got = receiver.settle(first + sent) - first if transport else sent
     receiver_cpu = receiver.cpu_s() - receiver_cpu
     return {
         "send_us": cpu / max(sent, 1) * 1e6,
@@ -108,16 +113,15 @@ def measure_costs(rounds: int) -> dict[str, dict[str, Figures]]:
 
 
 def burst(kind: type[Transport], packets: int) -> Figures:
-    """A burst to a receiver that does nothing for 20 ms."""
+    """A burst to a receiver that does nothing for 20 ms, with the buffers of an untuned Linux."""
     frame = b"".join(PACKET * packets)
-    with receiving(kind) as (transport, receiver, sock):
-        transport.send(sock, frame)
-        first = receiver.settle()
+    with receiving(kind, UNTUNED_BUFFER_BYTES) as (transport, receiver, sock):
+        first = receiver.frames()
         receiver.signal(signal.SIGSTOP)
         taken = sum(transport.send(sock, frame) for _ in range(BURST))
         time.sleep(BUSY_S)
         receiver.signal(signal.SIGCONT)
-        got = receiver.settle() - first
+        got = receiver.settle(first + taken) - first
         return {"refused": BURST - taken, "lost_silently": taken - got}
 
 
@@ -125,8 +129,7 @@ def stopped(kind: type[Transport]) -> Figures:
     """What a receiver that reads no more costs the sender. Frames of 16 packets."""
     frame = b"".join(PACKET * 16)
     with receiving(kind) as (transport, receiver, sock):
-        transport.send(sock, frame)
-        first = receiver.settle()
+        first = receiver.frames()
         receiver.signal(signal.SIGSTOP)
         taken, longest, cpu = 0, 0.0, time.process_time()
         attempts = 4000
@@ -136,7 +139,7 @@ def stopped(kind: type[Transport]) -> Figures:
             longest = max(longest, time.process_time() - begin)
         cpu = time.process_time() - cpu
         receiver.signal(signal.SIGCONT)
-        got = receiver.settle() - first
+        got = receiver.settle(first + taken) - first
         return {
             "us_a_frame": cpu / attempts * 1e6,
             "longest_us": longest * 1e6,
@@ -148,8 +151,6 @@ def stopped(kind: type[Transport]) -> Figures:
 def killed(kind: type[Transport]) -> dict[str, str | int]:
     """Whether the sender learns of the receiver's death, and after how many frames."""
     with receiving(kind) as (transport, receiver, sock):
-        transport.send(sock, b"".join(PACKET))
-        receiver.settle()
         transport.listener.close()  # this process's own copy
         receiver.signal(signal.SIGKILL)
         os.waitid(os.P_PID, receiver.pid, os.WEXITED | os.WNOWAIT)
@@ -166,7 +167,7 @@ def injected(kind: type[Transport]) -> str:
     if os.geteuid():
         return "not tried: needs root to become another user"
     with receiving(kind) as (transport, receiver, _):
-        before = receiver.settle()
+        before = receiver.frames()
         address = transport.address()
         pid = os.fork()
         if pid == 0:
@@ -179,7 +180,11 @@ def injected(kind: type[Transport]) -> str:
                 transport.send(sock, b"".join(PACKET))
             os._exit(0)
         os.waitpid(pid, 0)
-        return "any local user" if receiver.settle() > before else "refused by the file's mode"
+        return (
+            "any local user"
+            if receiver.settle(before + 1) > before
+            else "refused by the file's mode"
+        )
 
 
 # ---- the answer ------------------------------------------------------------------------------------
