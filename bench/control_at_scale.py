@@ -21,7 +21,7 @@ from voicerelay.control.peer import Action
 from voicerelay.control.server import ControlServer
 from voicerelay.control.state import ControlState
 from voicerelay.shm import protocol
-from voicerelay.shm.protocol import PROTOCOL, TRANSCEIVER
+from voicerelay.shm.protocol import MAX_REPLAY_ENTRIES, PROTOCOL, TRANSCEIVER
 from voicerelay.shm.region import (
     ABI,
     DEFAULT_CAPACITY,
@@ -33,6 +33,7 @@ from voicerelay.shm.region import (
 from voicerelay.shm.table import KEY_BYTES, Entry
 
 DYING_ROUTES = [1_000, 10_000, 100_000, MAX_CAPACITY]
+REPLAYED = DEFAULT_CAPACITY  # routes, and as many flows
 WATCHED_S = 3.0  # of a death that is swept little by little
 INSTANCE = bytes(16)
 OWNER = 0, 1  # the transceiver that dies: slot, generation
@@ -56,7 +57,7 @@ def fill(name: str, routes: int, flows: int, capacity: int) -> None:
     for table, count in ((region.route_writer(), routes), (region.flow_writer(), flows)):
         keys = random.Random(count).randbytes(count * KEY_BYTES)
         for at in range(0, len(keys), KEY_BYTES):
-            table.put(b"\0" + keys[at + 1 : at + KEY_BYTES], Entry(*OWNER, at, 0))
+            table.put(b"\0\0" + keys[at + 2 : at + KEY_BYTES], Entry(*OWNER, at, 0))
 
 
 def anonymous_mib() -> float:
@@ -80,13 +81,38 @@ def start(name: str) -> Figures:
     block.beat = noted  # type: ignore[method-assign]
     state = ControlState(region, 1, time.monotonic())
     beats.append(time.monotonic())
+    cpu = time.process_time() - begin
     return {
         "records": len(state._routes) + len(state._flows),
-        "cpu_s": time.process_time() - begin,
+        "cpu_s": cpu,
         "wall_s": beats[-1] - wall,
         "longest_silence_s": max(b - a for a, b in itertools.pairwise(beats)),
         "memory_mib": anonymous_mib() - before,
+        "replay_us": replay_us(state),
     }
+
+
+def replay_us(state: ControlState) -> float:
+    """CPU of each record that its transceiver replays to a control that has just started."""
+    step = MAX_REPLAY_ENTRIES // 2  # as transceiver/directory.py has it
+    routes, flows = (
+        [[key, entry.session] for key, entry in itertools.islice(records.table.items(), REPLAYED)]
+        for records in (state._routes, state._flows)
+    )
+    told = [
+        protocol.encode(protocol.Replay(routes[at : at + step], flows[at : at + step]))
+        for at in range(0, REPLAYED, step)
+    ]
+    state.hello(1, protocol.Hello(PROTOCOL, ABI, TRANSCEIVER, *OWNER, []))
+    decoder, begin = protocol.Decoder(), time.process_time()
+    for data in told:
+        for message in decoder.feed(data):
+            state.message(1, message, 0)
+    cpu = time.process_time() - begin
+    state.message(1, protocol.ReplayDone(), 0)
+    if len(state._routes) != REPLAYED or len(state._flows) != REPLAYED:
+        raise SystemExit("the replay lost records")
+    return cpu / (2 * REPLAYED) * 1e6
 
 
 def death(name: str, little_by_little: bool) -> Figures:

@@ -168,6 +168,7 @@ def answer(kept: dict[str, Any]) -> str:
             f"{one['records']:,.0f}",
             f"{one['cpu_s']:.2f} s",
             f"{one['longest_silence_s']:.2f} s",
+            f"{one['replay_us'] * one['records'] / 1e6:.2f} s",
             f"{one['memory_mib']:.0f} MiB",
             f"{one['memory_mib'] * (1 << 20) / one['records']:.0f} bytes",
         ]
@@ -184,7 +185,7 @@ def answer(kept: dict[str, Any]) -> str:
             ),
             "A control starts on the tables of another:\n",
             table(
-                ["capacity", "records", "CPU", "heart silent at most", "memory", "a record"],
+                ["capacity", "records", "CPU", "silent at most", "replay", "memory", "a record"],
                 start_rows,
             ),
         ]
