@@ -2,7 +2,8 @@
 
 import logging
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TypeVar
 
 from voicerelay.shm.bpf import BpfMap, possible_cpus
 from voicerelay.shm.counters import Block, ControlCounter
@@ -13,14 +14,23 @@ from voicerelay.shm.ufrag import UFRAG_BYTES
 _OWNER = struct.Struct("=II")  # slot, generation: struct owner in relay/steer.bpf.c
 _U32 = struct.Struct("=I")
 
+PROGRESS_WRITES = 1 << 14  # to a map between two signs of life: 4 µs each
+
+Item = TypeVar("Item")
+
 log = logging.getLogger("voicerelay.control")
 
 
 class Plane:
     """The portable plane: nothing to write beside the tables."""
 
-    def take_over(self, routes: TableWriter, flows: TableWriter) -> None:
-        """Make what lies beside the tables equal to them, and keep it so."""
+    def take_over(
+        self, routes: TableWriter, flows: TableWriter, progress: Callable[[], None] = lambda: None
+    ) -> None:
+        """Make what lies beside the tables equal to them, and keep it so.
+
+        `progress` is called now and then: large tables take seconds.
+        """
 
     def alive(self, slot: int, generation: int) -> None:
         """A transceiver is there; generation 0: it is gone, and with it all its entries."""
@@ -43,12 +53,14 @@ class _RouteMirror:
         for one in self._maps:
             one.remove(key)
 
-    def keep_only(self, table: TableWriter) -> None:
+    def keep_only(self, table: TableWriter, progress: Callable[[], None]) -> None:
         """Remove what the table does not have, write what it has."""
         for one in self._maps:
-            for key in [key for key in one.keys(UFRAG_BYTES) if key not in table]:
+            kept = _steadily(one.keys(UFRAG_BYTES), progress)
+            stale = [key for key in kept if key not in table]
+            for key in _steadily(stale, progress):
                 one.remove(key)
-        for key, entry in table.items():
+        for key, entry in _steadily(table.items(), progress):
             self.put(key, entry)
 
 
@@ -66,13 +78,14 @@ class _FlowMirror:
         if key[0] < len(self._maps):
             self._maps[key[0]].remove(b"\0" + key[1:])
 
-    def keep_only(self, table: TableWriter) -> None:
+    def keep_only(self, table: TableWriter, progress: Callable[[], None]) -> None:
         """Remove what the table does not have, write what it has."""
         for local, one in enumerate(self._maps):
-            for key in list(one.keys(PATH_BYTES)):
-                if bytes([local]) + key[1:] not in table:
-                    one.remove(key)
-        for key, entry in table.items():
+            kept = _steadily(one.keys(PATH_BYTES), progress)
+            stale = [key for key in kept if bytes([local]) + key[1:] not in table]
+            for key in _steadily(stale, progress):
+                one.remove(key)
+        for key, entry in _steadily(table.items(), progress):
             self.put(key, entry)
 
 
@@ -86,9 +99,11 @@ class SteeringPlane(Plane):
         self._cpus = possible_cpus()
         self._counters = [BpfMap(g["counters"], 8 * self._cpus) for g in groups]
 
-    def take_over(self, routes: TableWriter, flows: TableWriter) -> None:
-        self._routes.keep_only(routes)
-        self._flows.keep_only(flows)
+    def take_over(
+        self, routes: TableWriter, flows: TableWriter, progress: Callable[[], None] = lambda: None
+    ) -> None:
+        self._routes.keep_only(routes, progress)
+        self._flows.keep_only(flows, progress)
         routes.mirror, flows.mirror = self._routes, self._flows
 
     def alive(self, slot: int, generation: int) -> None:
@@ -110,6 +125,14 @@ class SteeringPlane(Plane):
                 if values is not None:
                     total += sum(struct.unpack(f"={self._cpus}Q", values))
             block.set(counter, total)
+
+
+def _steadily(items: Iterable[Item], progress: Callable[[], None]) -> Iterator[Item]:
+    """The items, with a sign of life now and then."""
+    for number, item in enumerate(items):
+        if not number % PROGRESS_WRITES:
+            progress()
+        yield item
 
 
 def _try_put(one: BpfMap, key: bytes, entry: Entry) -> None:

@@ -10,7 +10,8 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from voicerelay.control.state import Action, Close, ControlState, Kill, Send
+from voicerelay.control.peer import Action, Close, Kill, Send
+from voicerelay.control.state import ControlState
 from voicerelay.shm import protocol
 from voicerelay.shm.channel import Channel
 from voicerelay.shm.protocol import Message
@@ -19,6 +20,7 @@ from voicerelay.shm.rundir import SOCKET_MODE
 MAX_CONNECTIONS = 512
 READ_DEADLINE_S = 3.0  # for a hello, and for the rest of a message once it has begun
 TICK_S = 0.05
+SWEEP_S = 0.005  # between two turns of removing void records
 _UCRED = struct.Struct("iii")
 
 log = logging.getLogger("voicerelay.control")
@@ -54,6 +56,7 @@ class ControlServer:
         self._listener.listen(128)
         self._loop.add_reader(self._listener.fileno(), self._accept)
         self._tick()
+        self._sweep()
 
     def _accept(self) -> None:
         try:
@@ -110,6 +113,10 @@ class ControlServer:
             elif now > connection.deadline:
                 connection.channel.close("read deadline")
         self._loop.call_later(TICK_S, self._tick)
+
+    def _sweep(self) -> None:
+        """A little at a time, so that hearts are looked at and requests answered meanwhile."""
+        self._loop.call_later(SWEEP_S if self._state.sweep() else TICK_S, self._sweep)
 
     def _carry_out(self, actions: list[Action]) -> None:
         for action in actions:

@@ -1,63 +1,21 @@
-"""What control knows and decides, without a socket or a clock: peers, tables, who reads which socket."""
+"""What control knows and decides, without a socket or a clock: peers, their hearts, their records."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field
-
+from voicerelay.control.adoption import HUNG_RELAY_S, Adoption
+from voicerelay.control.peer import Action, Close, Kill, Peer, Send
 from voicerelay.control.plane import Plane
+from voicerelay.control.records import Records
 from voicerelay.shm import protocol
 from voicerelay.shm.counters import ControlCounter, Counters
 from voicerelay.shm.protocol import RELAY, Message
 from voicerelay.shm.region import ABI, Region
-from voicerelay.shm.table import PROGRESS_RECORDS, Entry, TableFull, TableWriter
+from voicerelay.shm.table import Entry, TableFull
 
-HUNG_RELAY_S = 0.2  # a heartbeat that stands still so long: a sibling reads the socket
-KILL_RELAY_S = 0.28  # and so long: the relay is ended, its successor takes the socket back
+KILL_RELAY_S = 0.28  # a heartbeat that stands still so long: the relay is ended, for a successor
 HUNG_TRANSCEIVER_S = 5.0  # its calls are lost anyway; end it so that new ones work
 REPLAY_GRACE_S = 3.0  # after control's start: records nobody replayed are removed
 COUNT_S = 1.0  # between two looks at the kernel's counters
+MAX_SWEPT = 256  # void records removed in one turn of the loop: a few milliseconds
 MAX_TICK_S = 0.15  # a longer gap between two looks means that control itself was held up
-
-
-@dataclass(frozen=True, slots=True)
-class Send:
-    """Send a message; `sockets_of`: with the public sockets of that (role, index)."""
-
-    peer: int
-    message: Message
-    sockets_of: tuple[str, int] | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Close:
-    """Close a connection after what was sent."""
-
-    peer: int
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class Kill:
-    """End a hung process."""
-
-    peer: int
-    reason: str
-
-
-Action = Send | Close | Kill
-
-
-@dataclass(slots=True)
-class Peer:
-    """A connected relay or transceiver. `still_s`: how long its heartbeat has not moved."""
-
-    role: str
-    index: int
-    generation: int
-    holding: set[int] = field(default_factory=set)
-    heartbeat_ns: int = 0
-    still_s: float = 0.0
-    killed: bool = False
-    replayed: set[bytes] | None = None  # keys seen since a reconnect, until ReplayDone
 
 
 class ControlState:
@@ -67,29 +25,26 @@ class ControlState:
         self._region = region
         self._counters: Counters = region.counters
         self.block = self._counters.control()
-        self._routes: TableWriter = region.route_writer(self.block.beat)
-        self._flows: TableWriter = region.flow_writer(self.block.beat)
+        beat = self.block.beat  # large tables take seconds
+        routes, flows = region.route_writer(beat), region.flow_writer(beat)
+        self._repaired = routes.repaired + flows.repaired
+        self._routes, self._flows = Records(routes, beat), Records(flows, beat)
         self._relays = relays
         self._peers: dict[int, Peer] = {}
-        self._owned: dict[tuple[int, int], tuple[set[bytes], set[bytes]]] = {}
+        self._adoption = Adoption(relays, self._peers, self.block)
         self._started = now
         self._last_tick = now
         self._purged = False
-        for table, which in ((self._routes, 0), (self._flows, 1)):
-            for number, (key, entry) in enumerate(table.items()):
-                self._keys_of(entry.slot, entry.generation)[which].add(key)
-                if not number % PROGRESS_RECORDS:
-                    self.block.beat()
         self._plane = plane or Plane()
         self._steered = plane is not None
-        self._plane.take_over(self._routes, self._flows)
+        self._plane.take_over(routes, flows, beat)
         self._counted_at = now
         self._note_sizes()
 
     @property
     def repaired(self) -> int:
         """Half-written records found at the start."""
-        return self._routes.repaired + self._flows.repaired
+        return self._repaired
 
     # ---- peers -------------------------------------------------------------------------------
 
@@ -101,13 +56,10 @@ class ControlState:
             return [Send(peer_id, protocol.Refused(reason)), Close(peer_id, reason)]
         generation = message.generation or self._region.next_generation()
         peer = Peer(message.role, message.index, generation, set(message.holding))
-        if message.role == RELAY:
-            peer.holding.add(message.index)
-        elif message.generation:
-            peer.replayed = set()
         self._peers[peer_id] = peer
         self.block.set(ControlCounter.PEERS, len(self._peers))
         if message.role != RELAY:
+            peer.replaying = message.generation != 0
             self._plane.alive(message.index, generation)
         actions: list[Action] = [
             Send(
@@ -123,9 +75,7 @@ class ControlState:
             )
         ]
         if message.role == RELAY:
-            actions += self._give_back(peer_id, message.index)
-            actions += self._take_back(peer_id, peer)
-            actions += self._adopt_orphans()
+            actions += self._adoption.joined(peer_id, peer)
         return actions
 
     def gone(self, peer_id: int) -> list[Action]:
@@ -136,10 +86,12 @@ class ControlState:
         self.block.set(ControlCounter.PEERS, len(self._peers))
         if peer.role == RELAY:
             self._counters.relay(peer.index).clear()
-            return self._adopt_orphans()
+            return self._adoption.adopt_orphans()
         self._plane.alive(peer.index, 0)
         self._counters.transceiver(peer.index).clear()
-        self._forget(peer.index, peer.generation)
+        self._routes.void_owner(peer.owner)
+        self._flows.void_owner(peer.owner)
+        self._note_sizes()
         return []
 
     def message(self, peer_id: int, message: Message, now_ms: int) -> list[Action]:
@@ -153,13 +105,15 @@ class ControlState:
             case protocol.CommitFlow(request, path, session):
                 return self._commit(peer_id, peer, request, path, session, now_ms)
             case protocol.UnregisterRoute(ufrag):
-                self._remove(self._routes, 0, peer, ufrag, None)
+                self._routes.remove(peer.owner, ufrag)
             case protocol.ReleaseFlow(path, session):
-                self._remove(self._flows, 1, peer, path, session)
+                self._flows.remove(peer.owner, path, session)
             case protocol.Replay(routes, flows):
-                return self._replay(peer, routes, flows, now_ms)
+                self._replay(peer, routes, flows, now_ms)
             case protocol.ReplayDone():
-                self._replay_done(peer)
+                peer.replaying = False
+                self._routes.void_unclaimed(peer.owner)
+                self._flows.void_unclaimed(peer.owner)
             case _:
                 return [Close(peer_id, f"a transceiver sent {type(message).__name__}")]
         self._note_sizes()
@@ -180,7 +134,14 @@ class ControlState:
             self._purge_unclaimed()
         return actions
 
-    # ---- relays ------------------------------------------------------------------------------
+    def sweep(self) -> bool:
+        """Remove some of what is void; True while more waits: call it again, others first."""
+        left = MAX_SWEPT
+        for records in (self._routes, self._flows):
+            left -= records.sweep(left)
+        return self._routes.void + self._flows.void > 0
+
+    # ---- hearts ------------------------------------------------------------------------------
 
     def _look_at(self, peer_id: int, peer: Peer, elapsed: float) -> list[Action]:
         is_relay = peer.role == RELAY
@@ -191,7 +152,9 @@ class ControlState:
             was_hung = peer.still_s >= HUNG_RELAY_S
             peer.heartbeat_ns, peer.still_s = block.heartbeat_ns, 0.0
             # It only stumbled: the socket is its own again.
-            return self._give_back(peer_id, peer.index) if is_relay and was_hung else []
+            if is_relay and was_hung:
+                return self._adoption.give_back(peer_id, peer.index)
+            return []
         peer.still_s += elapsed
         if peer.killed:
             return []
@@ -200,141 +163,66 @@ class ControlState:
             kind = ControlCounter.RELAYS_KILLED if is_relay else ControlCounter.TRANSCEIVERS_KILLED
             self.block.add(kind)
             return [Kill(peer_id, f"{peer.role} {peer.index} hangs")]
-        return self._adopt_orphans() if is_relay and peer.still_s >= HUNG_RELAY_S else []
-
-    def _relay_peers(self) -> Iterator[tuple[int, Peer]]:
-        return ((i, p) for i, p in self._peers.items() if p.role == RELAY)
-
-    def _adopt_orphans(self) -> list[Action]:
-        """Every socket that no lively relay reads goes to the one that reads the fewest."""
-        lively = {i: p for i, p in self._relay_peers() if p.still_s < HUNG_RELAY_S}
-        actions: list[Action] = []
-        for relay in range(self._relays):
-            if not lively or any(relay in peer.holding for peer in lively.values()):
-                continue
-            peer_id, peer = min(lively.items(), key=lambda item: len(item[1].holding))
-            peer.holding.add(relay)
-            self.block.add(ControlCounter.SOCKETS_ADOPTED)
-            actions.append(Send(peer_id, protocol.Adopt(relay), (RELAY, relay)))
-        return actions
-
-    def _take_back(self, peer_id: int, peer: Peer) -> list[Action]:
-        """Sockets that it adopted under an earlier control and whose own relays are here."""
-        here = {
-            p.index for i, p in self._relay_peers() if i != peer_id and p.still_s < HUNG_RELAY_S
-        }
-        back = sorted(peer.holding & here)
-        peer.holding -= here
-        return [Send(peer_id, protocol.Release(relay)) for relay in back]
-
-    def _sockets_for(self, message: protocol.Hello) -> tuple[str, int]:
-        if message.role == RELAY or self._steered:
-            return message.role, message.index
-        # A transceiver sends from any public socket; spreading them spreads the socket locks.
-        return RELAY, message.index % self._relays
-
-    def _give_back(self, owner: int, relay: int) -> list[Action]:
-        actions: list[Action] = []
-        for peer_id, peer in self._relay_peers():
-            if peer_id != owner and relay in peer.holding:
-                peer.holding.discard(relay)
-                actions.append(Send(peer_id, protocol.Release(relay)))
-        return actions
+        if is_relay and peer.still_s >= HUNG_RELAY_S:
+            return self._adoption.adopt_orphans()
+        return []
 
     # ---- tables ------------------------------------------------------------------------------
 
     def _register(
         self, peer_id: int, peer: Peer, request: int, ufrag: bytes, session: int, now_ms: int
     ) -> list[Action]:
-        held = self._routes.find(ufrag)
-        if held and (held.slot, held.generation) != (peer.index, peer.generation):
+        held = self._routes.holder(ufrag)
+        if held is not None and held.owner != peer.owner:
             return self._refuse(peer_id, request, "ufrag belongs to another transceiver")
         try:
-            self._routes.put(ufrag, Entry(peer.index, peer.generation, session, now_ms))
+            self._routes.put(ufrag, Entry(*peer.owner, session, now_ms))
         except TableFull:
             return self._refuse(peer_id, request, "route table full")
-        self._keys_of(peer.index, peer.generation)[0].add(ufrag)
         self._note_sizes()
         return [Send(peer_id, protocol.Done(request, ""))]
 
     def _commit(
         self, peer_id: int, peer: Peer, request: int, path: bytes, session: int, now_ms: int
     ) -> list[Action]:
-        held = self._flows.find(path)
+        held = self._flows.holder(path)
         try:
-            self._flows.put(path, Entry(peer.index, peer.generation, session, now_ms))
+            self._flows.put(path, Entry(*peer.owner, session, now_ms))
         except TableFull:
             return self._refuse(peer_id, request, "flow table full")
-        self._keys_of(peer.index, peer.generation)[1].add(path)
         self._note_sizes()
         actions: list[Action] = [Send(peer_id, protocol.Done(request, ""))]
-        if held and (held.slot, held.generation) != (peer.index, peer.generation):
-            self._keys_of(held.slot, held.generation)[1].discard(path)
+        if held is not None and held.owner != peer.owner:
             for other_id, other in self._peers.items():
-                if (other.index, other.generation) == (held.slot, held.generation):
+                if other.owner == held.owner:
                     actions.append(Send(other_id, protocol.FlowLost(path, held.session)))
         return actions
 
     def _replay(
         self, peer: Peer, routes: list[list[bytes]], flows: list[list[bytes]], now_ms: int
-    ) -> list[Action]:
-        if peer.replayed is None:
-            return []
-        owned = self._keys_of(peer.index, peer.generation)
-        for table, keys, entries in (
-            (self._routes, owned[0], routes),
-            (self._flows, owned[1], flows),
-        ):
+    ) -> None:
+        if not peer.replaying:
+            return
+        for records, entries in ((self._routes, routes), (self._flows, flows)):
             for key, session in entries:
-                held = table.find(key)
-                if held and (held.slot, held.generation) != (peer.index, peer.generation):
+                held = records.holder(key)
+                if held is not None and held.owner != peer.owner:
                     continue  # somebody else proved it later
                 try:
-                    table.put(key, Entry(peer.index, peer.generation, int(session), now_ms))
+                    records.put(key, Entry(*peer.owner, int(session), now_ms))
                 except TableFull:
                     self.block.add(ControlCounter.REQUESTS_REFUSED)
-                    continue
-                keys.add(key)
-                peer.replayed.add(key)
-        self._note_sizes()
-        return []
-
-    def _replay_done(self, peer: Peer) -> None:
-        if peer.replayed is None:
-            return
-        owned = self._keys_of(peer.index, peer.generation)
-        for table, keys in zip((self._routes, self._flows), owned, strict=True):
-            for key in keys - peer.replayed:
-                table.remove(key)
-            keys.intersection_update(peer.replayed)
-        peer.replayed = None
-
-    def _remove(
-        self, table: TableWriter, which: int, peer: Peer, key: bytes, session: int | None
-    ) -> None:
-        """A transceiver may remove its own records only."""
-        held = table.find(key)
-        if held is None or (held.slot, held.generation) != (peer.index, peer.generation):
-            return
-        if session is None or held.session == session:
-            table.remove(key)
-            self._keys_of(peer.index, peer.generation)[which].discard(key)
-
-    def _forget(self, slot: int, generation: int) -> None:
-        for table, keys in zip(
-            (self._routes, self._flows), self._owned.pop((slot, generation), ((), ())), strict=True
-        ):
-            for key in keys:
-                table.remove(key)
-        self._note_sizes()
 
     def _purge_unclaimed(self) -> None:
-        living = {(p.index, p.generation) for p in self._peers.values() if p.role != RELAY}
-        for slot, generation in set(self._owned) - living:
-            self._forget(slot, generation)
-
-    def _keys_of(self, slot: int, generation: int) -> tuple[set[bytes], set[bytes]]:
-        return self._owned.setdefault((slot, generation), (set(), set()))
+        """What nobody came back for is void, and so are the slots that nobody holds."""
+        living = [peer.owner for peer in self._peers.values() if peer.role != RELAY]
+        held_slots = {slot for slot, _ in living}
+        for records in (self._routes, self._flows):
+            for owner in records.unclaimed_but_by(living):
+                records.void_unclaimed(owner)
+                if owner[0] not in held_slots:
+                    self._plane.alive(owner[0], 0)
+        self._note_sizes()
 
     def _refuse(self, peer_id: int, request: int, reason: str) -> list[Action]:
         self.block.add(ControlCounter.REQUESTS_REFUSED)
@@ -343,6 +231,12 @@ class ControlState:
     def _note_sizes(self) -> None:
         self.block.set(ControlCounter.ROUTES, len(self._routes))
         self.block.set(ControlCounter.FLOWS, len(self._flows))
+
+    def _sockets_for(self, message: protocol.Hello) -> tuple[str, int]:
+        if message.role == RELAY or self._steered:
+            return message.role, message.index
+        # A transceiver sends from any public socket; spreading them spreads the socket locks.
+        return RELAY, message.index % self._relays
 
     def _objection(self, message: protocol.Hello) -> str:
         """Why a hello must be refused; empty when it may not."""

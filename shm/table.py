@@ -15,7 +15,7 @@ KEY_BYTES = 20
 RECORD_BYTES = 64
 MAX_PROBE = 256  # records looked at before a key counts as absent
 READ_RETRIES = 4
-PROGRESS_RECORDS = 1 << 17  # scanned between two signs of life
+PROGRESS_RECORDS = 1 << 15  # scanned between two signs of life
 EMPTY, USED, DEAD = 0, 1, 2  # DEAD: found broken, being repaired
 
 # seq, generation, slot, state, session, seen (ms, monotonic), key
@@ -37,6 +37,11 @@ class Entry(NamedTuple):
     generation: int
     session: int
     seen_ms: int
+
+    @property
+    def owner(self) -> tuple[int, int]:
+        """Slot and generation: whose the record is."""
+        return self[:2]
 
 
 _NO_ENTRY = Entry(0, 0, 0, 0)

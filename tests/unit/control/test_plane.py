@@ -13,7 +13,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.system.conftest import steering_unavailable
+from voicerelay.control import plane as module
 from voicerelay.control.plane import Plane, SteeringPlane
+from voicerelay.control.records import Records
 from voicerelay.relay.steering import load
 from voicerelay.shm import stun
 from voicerelay.shm.bpf import BpfMap, possible_cpus
@@ -226,6 +228,37 @@ def test_take_over_makes_the_maps_equal_to_the_tables_whatever_they_held(
     assert [content(one) for one in world.route_maps] == [routes] * LOCALS
     for local, flow_map in enumerate(world.flow_maps):
         assert content(flow_map) == expected_flows(world.flows, local)
+
+
+def test_a_long_take_over_gives_signs_of_life(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # given maps that hold what the tables do not, and tables that hold what the maps do not
+    monkeypatch.setattr(module, "PROGRESS_WRITES", 1)
+    world.forget()
+    for number in range(4):
+        world.route_maps[0].put(b"AAAAbbbbCCCCdddd%04d" % number, OWNER.pack(0, 1))
+    world.flows.put(world.path(0), Entry(0, 1, 1, 0))
+    signs: list[None] = []
+
+    world.plane.take_over(world.routes, world.flows, lambda: signs.append(None))
+
+    assert len(signs) == 4 + 4 + 1  # keys looked at, keys removed, an entry written
+
+
+def test_what_is_void_leaves_the_maps_as_it_is_swept(world: World) -> None:
+    # given a flow of a transceiver that died, beside another's
+    world.steered()
+    records = Records(world.flows)
+    records.put(world.path(0), Entry(0, 1, 1, 0))
+    records.put(world.path(1), Entry(1, 1, 1, 0))
+
+    records.void_owner((0, 1))
+    before = [len(content(one)) for one in world.flow_maps]
+    records.sweep(1)
+
+    assert before == [1, 1]
+    assert [content(one) for one in world.flow_maps] == [{}, expected_flows(world.flows, 1)]
 
 
 def test_a_full_map_is_logged_and_what_is_not_in_it_goes_to_a_relay(

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from voicerelay.control import server as module
+from voicerelay.control import state as state_module
 from voicerelay.control.server import ControlServer
 from voicerelay.control.state import ControlState
 from voicerelay.shm import protocol
@@ -180,6 +181,29 @@ def test_a_request_is_answered(serve: Serve) -> None:
 
         assert peer.messages[1] == protocol.Done(5, "")
         assert running.region.route_reader().find(b"u" * 20) is not None
+
+    serve(scenario)
+
+
+def test_what_a_dead_peer_owned_is_swept_in_many_turns(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(state_module, "MAX_SWEPT", 1)
+
+    async def scenario(running: Running) -> None:
+        # given the routes of two transceivers, of which one dies
+        for slot in range(2):
+            peer = running.transceiver(slot)
+            for number in range(4):
+                peer.channel.send(protocol.RegisterRoute(number, b"%010d%010d" % (slot, number), 1))
+        await until(lambda: all(len(peer.messages) == 5 for peer in running.peers))
+
+        running.peers[0].drop()
+        running.peers[0].fds.clear()
+        routes = running.region.route_reader()
+        await until(lambda: not any(routes.find(b"%010d%010d" % (0, n)) for n in range(4)))
+
+        assert all(routes.find(b"%010d%010d" % (1, n)) for n in range(4))
 
     serve(scenario)
 

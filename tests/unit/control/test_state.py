@@ -1,21 +1,13 @@
-"""Control's decisions about peers: who is let in, who reads which socket, who is ended."""
+"""Control's decisions about peers: who is let in, whose socket needs a reader, who is ended."""
 
 import secrets
 from collections.abc import Iterator
 
 import pytest
 
-from voicerelay.control.state import (
-    HUNG_RELAY_S,
-    HUNG_TRANSCEIVER_S,
-    KILL_RELAY_S,
-    MAX_TICK_S,
-    Action,
-    Close,
-    ControlState,
-    Kill,
-    Send,
-)
+from voicerelay.control.adoption import HUNG_RELAY_S
+from voicerelay.control.peer import Action, Close, Kill, Send
+from voicerelay.control.state import HUNG_TRANSCEIVER_S, KILL_RELAY_S, MAX_TICK_S, ControlState
 from voicerelay.shm import protocol
 from voicerelay.shm.counters import HEARTBEAT_NS, Block, ControlCounter
 from voicerelay.shm.protocol import PROTOCOL, RELAY, TRANSCEIVER
@@ -204,18 +196,20 @@ def test_a_transceiver_that_speaks_like_control_is_closed(
     ]
 
 
-def test_a_relay_that_died_is_adopted_by_the_one_that_reads_the_fewest(world: World) -> None:
+def test_the_socket_of_a_relay_that_died_is_adopted_until_it_is_back(world: World) -> None:
     world.all_relays()
-    before = world.figure(ControlCounter.SOCKETS_ADOPTED)
 
-    first = world.state.gone(100)
-    second = world.state.gone(101)
+    ((heir, relay),) = adopts(world.state.gone(100))
+    back = world.relay(0)
 
-    assert [relay for _, relay in adopts(first)] == [0]
-    ((heir, _),) = adopts(first)
-    assert sorted(relay for _, relay in adopts(second)) == ([0, 1] if heir == 101 else [1])
-    adopted = world.figure(ControlCounter.SOCKETS_ADOPTED) - before
-    assert adopted == len(adopts(first) + adopts(second))
+    assert relay == 0
+    assert (releases(back), adopts(back)) == ([(heir, 0)], [])
+
+
+def test_what_a_relay_says_it_holds_is_kept(world: World) -> None:
+    actions = world.relay(0, holding=(0, 1))
+
+    assert adopts(actions) == [(100, 2)]
 
 
 def test_the_block_of_a_relay_that_died_is_nobodys(world: World) -> None:
@@ -224,49 +218,6 @@ def test_the_block_of_a_relay_that_died_is_nobodys(world: World) -> None:
     world.state.gone(101)
 
     assert [index for index, _ in world.region.counters.relays()] == [0, 2]
-
-
-def test_a_relay_that_is_back_gets_its_socket_back(world: World) -> None:
-    world.all_relays()
-    ((heir, _),) = adopts(world.state.gone(100))
-
-    actions = world.relay(0)
-
-    assert releases(actions) == [(heir, 0)]
-    assert adopts(actions) == []
-
-
-def test_the_first_relay_reads_for_those_that_are_not_there_yet(world: World) -> None:
-    actions = world.relay(1)
-
-    assert adopts(actions) == [(101, 0), (101, 2)]
-
-
-def test_sockets_wait_for_a_reader_when_no_relay_is_left(world: World) -> None:
-    world.relay(0)
-
-    last = world.state.gone(100)
-    back = world.relay(2)
-
-    assert last == []
-    assert sorted(adopts(back)) == [(102, 0), (102, 1)]
-
-
-def test_what_a_relay_says_it_holds_is_not_adopted_twice(world: World) -> None:
-    # given a control that has just started, and a relay that reads a dead sibling's socket
-    assert adopts(world.relay(0, holding=(0, 1))) == [(100, 2)]
-
-    assert adopts(world.relay(2)) == []
-
-
-def test_a_relay_gives_back_what_it_adopted_from_an_earlier_control(world: World) -> None:
-    # given a relay that is connected, and a sibling that still reads its socket since the time
-    # of an earlier control
-    world.relay(1)
-
-    actions = world.relay(0, holding=(0, 1))
-
-    assert (100, 1) in releases(actions)
 
 
 def test_a_hung_relay_is_read_by_a_sibling_and_then_ended(world: World) -> None:

@@ -2,12 +2,16 @@
 
 import secrets
 from collections.abc import Iterator
+from unittest import mock
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from voicerelay.control.state import REPLAY_GRACE_S, Action, ControlState, Send
+from voicerelay.control import state as module
+from voicerelay.control.peer import Action, Send
+from voicerelay.control.plane import Plane
+from voicerelay.control.state import MAX_SWEPT, REPLAY_GRACE_S, ControlState
 from voicerelay.shm import protocol
 from voicerelay.shm.counters import ControlCounter
 from voicerelay.shm.protocol import PROTOCOL, TRANSCEIVER
@@ -64,6 +68,13 @@ class World:
         assert isinstance(actions[0].message, protocol.Done)
         assert actions[0].message.request == 7
         return actions[0].message.error
+
+    def sweep(self) -> int:
+        """Remove all that is void; returns how many turns it took."""
+        turns = 1
+        while self.state.sweep():
+            turns += 1
+        return turns
 
     def restart(self) -> None:
         """Control is killed; its successor finds the region."""
@@ -170,6 +181,7 @@ def test_a_proved_path_moves_and_its_former_owner_is_told(world: World) -> None:
     ]
     assert world.flows() == {path(1): world.entry(1, 6)}
     world.state.gone(200)
+    world.sweep()
     assert world.flows() == {path(1): world.entry(1, 6)}
 
 
@@ -190,7 +202,10 @@ def test_a_transceiver_that_is_gone_takes_its_own_records_with_it(world: World) 
             world.commit(slot, 10 * slot + number)
 
     world.state.gone(200)
+    figures = world.figures()
+    world.sweep()
 
+    assert figures == (3, 3)
     assert world.routes() == {ufrag(10 + number): world.entry(1) for number in range(3)}
     assert world.flows() == {path(10 + number): world.entry(1) for number in range(3)}
     assert world.figures() == (3, 3)
@@ -206,7 +221,10 @@ def test_a_successor_does_not_inherit_records(world: World) -> None:
 
     meanwhile = world.routes()
     world.state.tick(REPLAY_GRACE_S + 0.1)
+    figures = world.figures()
+    world.sweep()
 
+    assert figures == (0, 0)
     assert meanwhile == {ufrag(1): old}
     assert old.generation != world.generations[0]
     assert world.routes() == {}
@@ -225,10 +243,13 @@ def test_a_restarted_control_keeps_what_is_replayed_and_drops_the_rest(world: Wo
     world.join(0, again=True)
     world.say(0, protocol.Replay([[ufrag(1), 1], [ufrag(5), 9]], [[path(1), 1]]))
     world.say(0, protocol.ReplayDone())
+    world.sweep()
     waiting = world.routes()
     world.state.tick(REPLAY_GRACE_S)
+    world.sweep()
     still_waiting = world.routes()
     world.state.tick(REPLAY_GRACE_S + 0.1)
+    world.sweep()
 
     mine = {ufrag(1): world.entry(0), ufrag(5): world.entry(0, 9)}
     others = {ufrag(10 + number): world.entry(1) for number in range(2)}
@@ -245,8 +266,12 @@ def test_a_transceiver_that_replays_is_not_purged_before_it_is_done(world: World
     world.join(0, again=True)
 
     world.state.tick(REPLAY_GRACE_S + 0.1)
+    world.sweep()
+    waiting = world.routes()
     world.say(0, protocol.ReplayDone())
+    world.sweep()
 
+    assert waiting == {ufrag(1): world.entry(0)}
     assert world.routes() == {}
 
 
@@ -254,6 +279,7 @@ def test_a_late_replay_is_taken_too(world: World) -> None:
     world.register(0, 1)
     world.restart()
     world.state.tick(REPLAY_GRACE_S + 0.1)
+    world.sweep()
     purged = world.routes()
 
     world.join(0, again=True)
@@ -310,9 +336,106 @@ def test_a_replay_into_full_tables_keeps_what_fits(world: World) -> None:
     assert world.routes() == {ufrag(n): world.entry(0) for n in range(MIN_CAPACITY)}
 
 
+def test_what_a_dead_transceiver_owned_goes_a_little_at_a_time(world: World) -> None:
+    # given the records of one that died, more than a turn removes
+    with mock.patch.object(module, "MAX_SWEPT", 4):
+        for number in range(5):
+            world.register(0, number)
+            world.commit(0, number)
+        world.commit(1, 100)
+
+        world.state.gone(200)
+        at_once = world.figures(), len(world.routes()), len(world.flows())
+        more = world.state.sweep()
+        then = world.figures(), len(world.routes()), len(world.flows())
+        turns = world.sweep()
+
+    assert at_once == ((0, 1), 5, 6)
+    assert (more, then) == (True, ((0, 1), 1, 6))
+    assert turns == 2
+    assert (world.routes(), world.flows()) == ({}, {path(100): world.entry(1)})
+    assert MAX_SWEPT * 20 < 10_000  # µs; a removal takes some 10
+
+
+def test_a_void_record_is_free_for_the_living_and_then_stays(world: World) -> None:
+    # given void records of one that died
+    world.register(0, 1)
+    world.commit(0, 1, session=5)
+    world.state.gone(200)
+
+    error = world.register(1, 1)
+    actions = world.say(1, protocol.CommitFlow(7, path(1), 6))
+    world.sweep()
+
+    assert error == ""
+    assert actions == [Send(201, protocol.Done(7, ""))]
+    assert world.routes() == {ufrag(1): world.entry(1)}
+    assert world.flows() == {path(1): world.entry(1, 6)}
+    assert world.figures() == (1, 1)
+
+
+def test_a_transceiver_that_lost_control_for_a_moment_keeps_what_it_replays(world: World) -> None:
+    # given a connection that ended, and the same transceiver again before all was swept
+    for number in range(3):
+        world.register(0, number)
+        world.commit(0, number)
+    world.state.gone(200)
+    world.join(0, again=True)
+
+    world.say(0, protocol.Replay([[ufrag(1), 1]], [[path(2), 1]]))
+    world.say(0, protocol.ReplayDone())
+    figures = world.figures()
+    world.sweep()
+
+    assert figures == (1, 1)
+    assert world.routes() == {ufrag(1): world.entry(0)}
+    assert world.flows() == {path(2): world.entry(0)}
+
+
+def test_a_flow_committed_during_the_replay_stays(world: World) -> None:
+    world.commit(0, 1)
+    world.restart()
+    world.join(0, again=True)
+
+    world.commit(0, 1, session=2)
+    world.say(0, protocol.ReplayDone())
+    world.sweep()
+
+    assert world.flows() == {path(1): world.entry(0, 2)}
+
+
+class WatchedPlane(Plane):
+    """Remembers which generation is alive in each slot."""
+
+    def __init__(self) -> None:
+        self.generations: dict[int, int] = {}
+
+    def alive(self, slot: int, generation: int) -> None:
+        self.generations[slot] = generation
+
+
+def test_the_plane_is_told_at_once_who_is_gone(world: World) -> None:
+    # given a control with three earlier transceivers' records, of which one comes back and one
+    # has a successor
+    world.join(2)
+    for slot in range(3):
+        world.register(slot, slot)
+    plane = WatchedPlane()
+    world.state = ControlState(world.region, 2, 0.0, plane)
+    world.join(0, again=True)
+    world.join(1)
+
+    world.state.tick(REPLAY_GRACE_S + 0.1)
+    purged = dict(plane.generations)
+    world.state.gone(201)
+
+    assert purged == {0: world.generations[0], 1: world.generations[1], 2: 0}
+    assert plane.generations == purged | {1: 0}
+
+
 STEPS = st.lists(
     st.tuples(
-        st.sampled_from(("register", "commit", "unregister", "release", "leave")),
+        st.sampled_from(("register", "commit", "unregister", "release", "leave", "sweep")),
         st.integers(0, 2),
         st.integers(0, 4),
         st.integers(1, 2),
@@ -324,23 +447,26 @@ STEPS = st.lists(
 @settings(deadline=None, max_examples=60)
 @given(STEPS)
 def test_the_tables_follow_the_model(steps: list[tuple[str, int, int, int]]) -> None:
-    # given three transceivers that do whatever they may, in any order
+    # given three transceivers that do whatever they may, in any order, and a slow broom
     world = make_world()
-    try:
+    with mock.patch.object(module, "MAX_SWEPT", 1):
         for slot in range(3):
             world.join(slot)
         routes: dict[bytes, Entry] = {}
         flows: dict[bytes, Entry] = {}
         for what, slot, number, session in steps:
             mine = world.entry(slot, session)
-            if what == "register" and world.register(slot, number, session) == "":
-                assert routes.get(ufrag(number), mine)[:2] == mine[:2]
-                routes[ufrag(number)] = mine
-            elif what == "commit" and world.commit(slot, number, session) == "":
+            if what == "register":
+                taken = routes.get(ufrag(number), mine).owner != mine.owner
+                assert (world.register(slot, number, session) != "") == taken
+                if not taken:
+                    routes[ufrag(number)] = mine
+            elif what == "commit":
+                assert world.commit(slot, number, session) == ""
                 flows[path(number)] = mine
             elif what == "unregister":
                 world.say(slot, protocol.UnregisterRoute(ufrag(number)))
-                if routes.get(ufrag(number), mine)[:2] == mine[:2]:
+                if routes.get(ufrag(number), mine).owner == mine.owner:
                     routes.pop(ufrag(number), None)
             elif what == "release":
                 world.say(slot, protocol.ReleaseFlow(path(number), session))
@@ -348,12 +474,19 @@ def test_the_tables_follow_the_model(steps: list[tuple[str, int, int, int]]) -> 
                     del flows[path(number)]
             elif what == "leave":
                 world.state.gone(200 + slot)
-                routes = {k: e for k, e in routes.items() if e[:2] != mine[:2]}
-                flows = {k: e for k, e in flows.items() if e[:2] != mine[:2]}
+                routes = {k: e for k, e in routes.items() if e.owner != mine.owner}
+                flows = {k: e for k, e in flows.items() if e.owner != mine.owner}
                 world.join(slot)
+            else:
+                world.state.sweep()
+
+            # then what is counted and what the living have is there, and the rest is of the dead
+            assert world.figures() == (len(routes), len(flows))
+            living = {world.entry(each).owner for each in range(3)}
+            for table, model in ((world.routes(), routes), (world.flows(), flows)):
+                assert {k: e for k, e in table.items() if e.owner in living} == model
+        world.sweep()
 
         assert (world.routes(), world.flows()) == (routes, flows)
-        assert world.figures() == (len(routes), len(flows))
-    finally:
-        world.region.close()
-        remove_segments(world.region.name)
+    world.region.close()
+    remove_segments(world.region.name)
