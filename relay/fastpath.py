@@ -96,6 +96,7 @@ class FastPath:
         flows: TableReader,
     ) -> None:
         self._run = _open_library().fastpath_run
+        self._tables = routes, flows  # the thread reads their memory
         self._block = block
         self._block.set(RelayCounter.COMPILED, 1)
         self._held: dict[int, list[socket.socket]] = {}
@@ -174,7 +175,9 @@ class FastPath:
         self._settings.inputs = ctypes.addressof(self._inputs)
         self._settings.input_count = len(inputs)
         self._block.set(RelayCounter.SOCKETS_READ, len(self._held))
-        self._thread = threading.Thread(
-            target=self._run, args=(ctypes.byref(self._settings),), daemon=True
-        )
+        self._thread = threading.Thread(target=self._serve, daemon=True)
         self._thread.start()
+
+    def _serve(self) -> None:
+        """The thread: holds `self`, and so all memory that is used in it."""
+        self._run(ctypes.byref(self._settings))

@@ -39,7 +39,7 @@ from voicerelay.shm.table import RECORD_BYTES, Entry, TableWriter
 
 SOURCE = Path(fastpath.__file__).with_name("fastpath.c")
 RECORDS = 64
-GROUP = 24  # packets under way at once
+GROUP, GROUP_BYTES = 24, 64_000  # packets under way at once: fewer than a socket's buffer holds
 DROPS = {counter for counter in RelayCounter if counter.name.startswith("DROPPED")}
 needs_library = pytest.mark.skipif(not LIBRARY.exists(), reason="no C compiler was there")
 
@@ -116,11 +116,28 @@ class World:
     def dropped(self) -> Counter[RelayCounter]:
         return Counter({c: self.block.get(c) for c in DROPS if self.block.get(c)})
 
-    def close(self) -> None:
+    def __enter__(self) -> "World":
+        self.fast.hold(0, [self.public.dup()])
+        return self
+
+    def __exit__(self, *_: object) -> None:
         self.fast.close()
         self.transceivers.close()
         for sock in (self.public, *self.clients):
             sock.close()
+
+
+def groups(packets: list[Packet]) -> Iterator[list[Packet]]:
+    """As many as may be under way at once."""
+    group: list[Packet] = []
+    size = 0
+    for packet in packets:
+        if len(group) == GROUP or (group and size + len(packet.data) > GROUP_BYTES):
+            yield group
+            group, size = [], 0
+        group.append(packet)
+        size += len(packet.data)
+    yield group
 
 
 def half_written(written: TableWriter, key: bytes) -> Callable[[], None]:
@@ -146,32 +163,30 @@ def test_the_loop_in_c_and_the_router_decide_alike(tmp_path: Path, host: str) ->
         expected: defaultdict[tuple[int, int], list[tuple[int, bytes, bytes]]] = defaultdict(list)
         arrived: defaultdict[tuple[int, int], list[tuple[int, bytes, bytes]]] = defaultdict(list)
         drops = Counter[RelayCounter]()
-        world = World(tmp_path, host)
-        world.fast.hold(0, [world.public.dup()])
+        with World(tmp_path, host) as world:
+            # when both get the same packets
+            sent = 0
+            for group in groups(packets):
+                for packet in group:
+                    world.clients[packet.client].send(packet.data)
+                    decision = world.expected(packet)
+                    if isinstance(decision, RelayCounter):
+                        drops[decision] += 1
+                    elif decision.target in ALIVE.items():
+                        entry = (0, world.path(packet.client), packet.data)
+                        expected[decision.target].append(entry)
+                    else:
+                        drops[RelayCounter.DROPPED_TRANSCEIVER_GONE] += 1
+                sent += len(group)
+                await world.received(sent)
+                for target in ALIVE.items():
+                    arrived[target] += world.transceivers.entries(target)
 
-        # when both get the same packets
-        for start in range(0, len(packets), GROUP):
-            group = packets[start : start + GROUP]
-            for packet in group:
-                world.clients[packet.client].send(packet.data)
-                decision = world.expected(packet)
-                if isinstance(decision, RelayCounter):
-                    drops[decision] += 1
-                elif decision.target in ALIVE.items():
-                    entry = (0, world.path(packet.client), packet.data)
-                    expected[decision.target].append(entry)
-                else:
-                    drops[RelayCounter.DROPPED_TRANSCEIVER_GONE] += 1
-            await world.received(start + len(group))
-            for target in ALIVE.items():
-                arrived[target] += world.transceivers.entries(target)
-
-        # then each transceiver has the same entries in the same order, and the rest the same reasons
-        assert arrived == expected, f"seed {SEED}"
-        assert world.dropped() == drops, f"seed {SEED}"
-        assert min(map(len, expected.values())) > 1000
-        assert len(drops) >= 7
-        world.close()
+            # then each transceiver has the same entries in the same order, and the rest the same reasons
+            assert arrived == expected, f"seed {SEED}"
+            assert world.dropped() == drops, f"seed {SEED}"
+            assert min(map(len, expected.values())) > 1000
+            assert len(drops) >= 7
 
     asyncio.run(run())
 
@@ -179,19 +194,17 @@ def test_the_loop_in_c_and_the_router_decide_alike(tmp_path: Path, host: str) ->
 @needs_library
 def test_a_half_written_record_is_nobodys(tmp_path: Path) -> None:
     async def run() -> None:
-        world = World(tmp_path, HOSTS[0])
-        mend = half_written(world.flows, world.path(FLOW_0))
-        world.fast.hold(0, [world.public.dup()])
+        with World(tmp_path, HOSTS[0]) as world:
+            mend = half_written(world.flows, world.path(FLOW_0))
 
-        world.clients[FLOW_0].send(RTP)
-        await world.received(1)
-        assert world.dropped() == {RelayCounter.DROPPED_UNKNOWN_FLOW: 1}
+            world.clients[FLOW_0].send(RTP)
+            await world.received(1)
+            assert world.dropped() == {RelayCounter.DROPPED_UNKNOWN_FLOW: 1}
 
-        mend()
-        world.clients[FLOW_0].send(RTP)
-        await world.received(2)
-        assert world.block.get(RelayCounter.PACKETS_FORWARDED) == 1
-        world.close()
+            mend()
+            world.clients[FLOW_0].send(RTP)
+            await world.received(2)
+            assert world.block.get(RelayCounter.PACKETS_FORWARDED) == 1
 
     asyncio.run(run())
 
@@ -199,20 +212,20 @@ def test_a_half_written_record_is_nobodys(tmp_path: Path) -> None:
 @needs_library
 def test_a_stale_route_does_not_cost_the_successor_its_link(tmp_path: Path) -> None:
     async def run() -> None:
-        world = World(tmp_path, HOSTS[0])
-        world.fast.hold(0, [world.public.dup()])
-        check = stun.build(stun.BINDING_REQUEST, bytes(12), [(stun.USERNAME, STALE + b":x")], b"k")
+        with World(tmp_path, HOSTS[0]) as world:
+            check = stun.build(
+                stun.BINDING_REQUEST, bytes(12), [(stun.USERNAME, STALE + b":x")], b"k"
+            )
 
-        # when packets for a dead generation of slot 0 and for the living one take turns
-        for _ in range(10):
-            world.clients[STRANGER].send(check)
-            world.clients[FLOW_0].send(RTP)
-        await world.received(20)
+            # when packets for a dead generation of slot 0 and for the living one take turns
+            for _ in range(10):
+                world.clients[STRANGER].send(check)
+                world.clients[FLOW_0].send(RTP)
+            await world.received(20)
 
-        # then the living one has all of its own by one link
-        assert len([*world.transceivers.entries((0, ALIVE[0]))]) == 10
-        assert world.dropped() == {RelayCounter.DROPPED_TRANSCEIVER_GONE: 10}
-        world.close()
+            # then the living one has all of its own by one link
+            assert len([*world.transceivers.entries((0, ALIVE[0]))]) == 10
+            assert world.dropped() == {RelayCounter.DROPPED_TRANSCEIVER_GONE: 10}
 
     asyncio.run(run())
 
