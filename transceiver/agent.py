@@ -1,11 +1,12 @@
 """What a user of voicerelay writes against: App, Session and what they carry; and how an APP is found."""
 
 import importlib
+import inspect
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeGuard
 
 if TYPE_CHECKING:  # the command line and the supervisor do without numpy and libopus
     from voicerelay.transceiver.opus import Pcm
@@ -161,6 +162,8 @@ class Session(ABC):
 
 
 Agent = Callable[[Session], Awaitable[None]]
+# An ASGI application, such as FastAPI's: takes scope, receive and send.
+AsgiApp = Callable[[Any, Any, Any], Awaitable[None]]
 
 
 class AppError(Exception):
@@ -185,8 +188,8 @@ class App:
         return agent
 
 
-def load_app(target: str) -> App:
-    """The App named `module:attribute`, looked for in the working directory too, as uvicorn does.
+def load_app(target: str) -> "App | AsgiApp":
+    """What `module:attribute` names, looked for in the working directory too, as uvicorn does.
 
     Raises AppError.
     """
@@ -211,8 +214,23 @@ def load_app(target: str) -> App:
     app: object = module
     for part in attribute.split("."):
         app = getattr(app, part, None)
+    if _takes_asgi(app):
+        return app
     if not isinstance(app, App):
-        raise AppError(f'APP: "{attribute}" in "{name}" is not a voicerelay.App')
+        raise AppError(
+            f'APP: "{attribute}" in "{name}" is not a voicerelay.App nor an ASGI application'
+        )
     if app.agent is None:
         raise AppError(f'APP: "{target}" has no agent; decorate one with @app.session')
     return app
+
+
+def _takes_asgi(app: object) -> TypeGuard[AsgiApp]:
+    """Whether it can be called with scope, receive and send, and is no class."""
+    if not callable(app) or isinstance(app, type):
+        return False
+    try:
+        inspect.signature(app).bind(None, None, None)
+    except (TypeError, ValueError):
+        return False
+    return True

@@ -12,8 +12,8 @@ MAX_PENDING_DATAGRAMS = 64  # DTLS datagrams waiting for aiortc's task
 HOST_PRIORITY = (126 << 24) + (65535 << 8) + 255  # RFC 8445 §5.1.2.1: host, component 1
 
 
-class Link(Protocol):
-    """What a session gives to its peer connection."""
+class Carrier(Protocol):
+    """Carries the datagrams of one connection and says by which credentials it is reached."""
 
     candidates: list[tuple[str, int]]
 
@@ -24,6 +24,10 @@ class Link(Protocol):
     def password(self) -> str: ...
 
     def send_datagram(self, data: bytes) -> None: ...
+
+
+class Link(Carrier, Protocol):
+    """What a session gives to its peer connection."""
 
     def media_started(self, payload_type: int, ssrc: int) -> None: ...
 
@@ -37,7 +41,9 @@ class Link(Protocol):
 class LiteConnection:
     """Stands where aiortc expects an aioice.Connection; the session's IceAgent does the ICE."""
 
-    def __init__(self, link: Link) -> None:
+    max_pending = MAX_PENDING_DATAGRAMS
+
+    def __init__(self, link: Carrier) -> None:
         self._link = link
         self.ice_controlling = False
         self.remote_is_lite = False
@@ -94,7 +100,7 @@ class LiteConnection:
 
     def deliver(self, data: bytes) -> bool:
         """A DTLS datagram of the peer; False when too many wait."""
-        if len(self._waiting) >= MAX_PENDING_DATAGRAMS:
+        if len(self._waiting) >= self.max_pending:
             return False
         self._waiting.append(data)
         self._arrived.set()

@@ -9,27 +9,27 @@ import time
 from pathlib import Path
 
 import uvloop
-from aiohttp import web
 
 from voicerelay import __version__
 from voicerelay.shm import protocol, rundir
 from voicerelay.shm.counters import Block, TransceiverCounter
 from voicerelay.shm.lifeline import Lifeline, die_with_parent
 from voicerelay.shm.region import Region, RegionMismatch
-from voicerelay.transceiver import seam
+from voicerelay.transceiver import seam, stock_seam
 from voicerelay.transceiver.affinity import pin
-from voicerelay.transceiver.agent import Agent, AppError, load_app
+from voicerelay.transceiver.agent import App, AppError, AsgiApp, Session, load_app
+from voicerelay.transceiver.asgi import Neighbourhood, OwnerFirst
 from voicerelay.transceiver.directory import Directory
+from voicerelay.transceiver.front import Front, FrontError, SignallingFront, require_asgi
 from voicerelay.transceiver.mux import Mux
 from voicerelay.transceiver.pacer import Pacer
 from voicerelay.transceiver.registry import Registry
 from voicerelay.transceiver.settings import TransceiverSettings
 from voicerelay.transceiver.siblings import Siblings
 from voicerelay.transceiver.signalling import Signalling
+from voicerelay.transceiver.stock import StockHost
 
 HEARTBEAT_S = 0.1
-HTTP_BACKLOG = 512
-HTTP_SHUTDOWN_S = 0.5
 
 log = logging.getLogger("voicerelay.transceiver")
 
@@ -37,9 +37,11 @@ log = logging.getLogger("voicerelay.transceiver")
 class TransceiverProcess:
     """Puts the parts together; lives until SIGTERM or its supervisor's end."""
 
-    def __init__(self, settings: TransceiverSettings, agent: Agent, lifeline: Lifeline) -> None:
+    def __init__(
+        self, settings: TransceiverSettings, app: App | AsgiApp, lifeline: Lifeline
+    ) -> None:
         self._settings = settings
-        self._agent = agent
+        self._app = app
         self._lifeline = lifeline
         self._run_dir = Path(settings.run_dir)
         self._loop = asyncio.get_running_loop()
@@ -70,7 +72,7 @@ class TransceiverProcess:
         pacer = Pacer(self._loop)
         self._registry = registry = Registry(
             settings.slot,
-            self._agent,
+            (self._app.agent if isinstance(self._app, App) else None) or _nobody,
             mux,
             self._directory,
             block,
@@ -80,54 +82,39 @@ class TransceiverProcess:
         )
         registry.cluster_key = welcome.cluster_key
         registry.start()
+        if stock_seam.wanted:
+            stock_seam.place(StockHost(registry, mux, self._directory))
         siblings = Siblings(self._run_dir, settings.slot)
+
+        self._beat(block, pacer)
+        front = self._front(registry, siblings, region, block)
+        try:
+            await front.start()
+        except FrontError as exc:
+            self._lifeline.fail(str(exc))
+        else:
+            self._lifeline.ready()
+            await self._stopped.wait()
+        await registry.close_all("the server is stopping")
+        await front.stop()
+        await siblings.close()
+        mux.close()
+
+    def _front(self, registry: Registry, siblings: Siblings, region: Region, block: Block) -> Front:
+        settings, counters = self._settings, region.counters
+        if not isinstance(self._app, App):
+            routes = region.route_reader()
+            around = Neighbourhood(settings.slot, registry, siblings, counters, routes)
+            # uvicorn is there only for those who have such an app.
+            from voicerelay.transceiver.asgi_server import AsgiServer  # noqa: PLC0415
+
+            return AsgiServer(OwnerFirst(self._app, around), settings)
         info = {
             "version": __version__,
             "agent": settings.app,
             "candidates": [f"{host}:{port}" for host, port in settings.candidates],
         }
-        signalling = Signalling(registry, siblings, region.counters, block, info)
-
-        self._beat(block, pacer)
-        runners = [
-            web.AppRunner(
-                signalling.application(internal),
-                access_log=None,
-                handle_signals=False,
-                shutdown_timeout=HTTP_SHUTDOWN_S,
-            )
-            for internal in (False, True)
-        ]
-        for runner in runners:
-            await runner.setup()
-        if await self._serve(runners):
-            self._lifeline.ready()
-            await self._stopped.wait()
-        await registry.close_all("the server is stopping")
-        for runner in runners:
-            await runner.cleanup()
-        await siblings.close()
-        mux.close()
-
-    async def _serve(self, runners: list[web.AppRunner]) -> bool:
-        settings = self._settings
-        public, internal = runners
-        unix = rundir.http_socket(self._run_dir, settings.slot)
-        unix.unlink(missing_ok=True)
-        await web.UnixSite(internal, str(unix)).start()
-        unix.chmod(rundir.SOCKET_MODE)
-        try:
-            await web.TCPSite(
-                public,
-                settings.http_host,
-                settings.http_port,
-                backlog=HTTP_BACKLOG,
-                reuse_port=True,
-            ).start()
-        except OSError as exc:
-            self._lifeline.fail(f"HTTP {settings.http_host}:{settings.http_port}: {exc.strerror}")
-            return False
-        return True
+        return SignallingFront(Signalling(registry, siblings, counters, block, info), settings)
 
     def _signalled(self, number: int) -> None:
         if number == signal.SIGTERM:  # on Ctrl-C the supervisor decides
@@ -156,6 +143,10 @@ class TransceiverProcess:
             self._registry.flow_lost(path, number)
 
 
+async def _nobody(session: Session) -> None:
+    """The agent of an ASGI app, whose calls are not sessions of ours."""
+
+
 def main(settings: TransceiverSettings) -> None:
     if settings.parent:
         die_with_parent(settings.parent)
@@ -170,14 +161,15 @@ def main(settings: TransceiverSettings) -> None:
     async def run() -> None:
         try:
             app = load_app(settings.app)
+            if not isinstance(app, App):
+                require_asgi()
             seam.install()
             await seam.self_test()
         except (AppError, seam.SeamBroken) as exc:
             lifeline.fail(str(exc))
             raise SystemExit(2) from None
-        assert app.agent is not None
         gc.collect()
         gc.freeze()  # what was imported lives for ever; collections need not look at it
-        await TransceiverProcess(settings, app.agent, lifeline).run()
+        await TransceiverProcess(settings, app, lifeline).run()
 
     uvloop.run(run())

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 from voicerelay.shm.counters import TransceiverCounter
 from voicerelay.shm.ufrag import make_password
@@ -40,8 +41,20 @@ class Reach:
 
     async def open(self, ufrag: bytes, remote_ufrag: str) -> None:
         """First credentials, and their route. Raises DirectoryError."""
+        self.name(ufrag, remote_ufrag)
+        await self.publish()
+
+    def name(self, ufrag: bytes, remote_ufrag: str = "") -> None:
+        """First credentials, that nobody is told yet."""
         self.ice.credentials = Credentials(ufrag, make_password(), remote_ufrag.encode())
-        await self._add_route(ufrag)
+
+    def met(self, remote_ufrag: str) -> None:
+        """What the client signs its checks with, when it becomes known after `name`."""
+        self.ice.credentials = replace(self.ice.credentials, remote_ufrag=remote_ufrag.encode())
+
+    async def publish(self) -> None:
+        """The first credentials' route. Raises DirectoryError."""
+        await self._add_route(self.ice.credentials.ufrag)
 
     async def restart(self, ufrag: bytes, remote_ufrag: str) -> Credentials:
         """ICE restart: new credentials and route. Raises DirectoryError; then the old ones stay."""

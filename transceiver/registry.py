@@ -8,6 +8,7 @@ import logging
 import secrets
 import struct
 import time
+from typing import Protocol
 
 from voicerelay.shm.counters import Block, TransceiverCounter
 from voicerelay.shm.ufrag import make_ufrag
@@ -29,6 +30,28 @@ log = logging.getLogger("voicerelay.session")
 
 class ServerFull(Exception):
     """This transceiver has as many sessions as it may have, or as it can carry."""
+
+
+class Member(Protocol):
+    """What counts as a call here: a session, or a peer connection that the app has made."""
+
+    @property
+    def id(self) -> str: ...
+
+    @property
+    def number(self) -> int: ...
+
+    @property
+    def ended(self) -> asyncio.Event: ...
+
+    @property
+    def short_id(self) -> str: ...
+
+    def end(self, reason: str) -> None: ...
+
+    def sweep(self, now: float) -> None: ...
+
+    def path_lost(self, path: bytes) -> None: ...
 
 
 def session_id(node: int, slot: int) -> str:
@@ -73,8 +96,8 @@ class Registry:
         self._block = block
         self._max_sessions = max_sessions
         self._pacer = pacer
-        self._by_id: dict[str, LiveSession] = {}
-        self._by_number: dict[int, LiveSession] = {}
+        self._by_id: dict[str, Member] = {}
+        self._by_number: dict[int, Member] = {}
         self._numbers = itertools.cycle(range(1, 1 << 32))
         self._watchers: set[asyncio.Task[None]] = set()
         block.set(TransceiverCounter.MAX_SESSIONS, max_sessions)
@@ -95,18 +118,36 @@ class Registry:
         return self._directory.available
 
     def get(self, public_id: str) -> LiveSession | None:
-        return self._by_id.get(public_id)
+        found = self._by_id.get(public_id)
+        return found if isinstance(found, LiveSession) else None
 
-    async def create(self, offer: Offer, request: Request) -> tuple[LiveSession, str]:
-        """A new session and its answer. Raises ServerFull, DirectoryError or NotAcceptable."""
+    def identity(self) -> tuple[str, int]:
+        """A fresh public id and number for a member to be."""
+        number = next(n for n in self._numbers if n not in self._by_number)
+        return session_id(self.node, self.slot), number
+
+    def join(self, member: Member) -> None:
+        """Count a call from now on. Raises ServerFull or DirectoryError."""
         if self.full:
             raise ServerFull
         if not self.available:
             raise DirectoryError(CONTROL_GONE)
-        number = next(n for n in self._numbers if n not in self._by_number)
+        self._by_id[member.id] = self._by_number[member.number] = member
+        self._count()
+
+    def leave(self, member: Member) -> None:
+        """No longer count it."""
+        self._by_id.pop(member.id, None)
+        self._by_number.pop(member.number, None)
+        self._count()
+
+    def new_ufrag(self) -> bytes:
+        return make_ufrag(self.cluster_key, self.node, self.slot)
+
+    async def create(self, offer: Offer, request: Request) -> tuple[LiveSession, str]:
+        """A new session and its answer. Raises ServerFull, DirectoryError or NotAcceptable."""
         session = LiveSession(
-            session_id(self.node, self.slot),
-            number,
+            *self.identity(),
             self._agent,
             self._mux,
             self._directory,
@@ -114,22 +155,25 @@ class Registry:
             self._pacer,
             request,
         )
-        self._by_id[session.id] = self._by_number[number] = session
-        self._count()
+        self.join(session)
         try:
-            answer = await session.open(offer, self._new_ufrag())
+            answer = await session.open(offer, self.new_ufrag())
         except BaseException:
-            self._remove(session)
+            self.leave(session)
             raise
-        self._block.add(TransceiverCounter.SESSIONS_STARTED)
+        self.started()
         watcher = asyncio.get_running_loop().create_task(self._remove_when_ended(session))
         self._watchers.add(watcher)
         watcher.add_done_callback(self._watchers.discard)
         return session, answer
 
+    def started(self) -> None:
+        """A call that has joined has been answered."""
+        self._block.add(TransceiverCounter.SESSIONS_STARTED)
+
     async def restart(self, session: LiveSession, remote_ufrag: str) -> Credentials:
         """ICE restart with a fresh ufrag. Raises DirectoryError."""
-        return await session.restart_ice(self._new_ufrag(), remote_ufrag)
+        return await session.restart_ice(self.new_ufrag(), remote_ufrag)
 
     def flow_lost(self, path: bytes, number: int) -> None:
         """Control says that a path now belongs to a session elsewhere."""
@@ -152,9 +196,6 @@ class Registry:
                 timeout=CLOSE_ALL_S,
             )
 
-    def _new_ufrag(self) -> bytes:
-        return make_ufrag(self.cluster_key, self.node, self.slot)
-
     def _sweep(self) -> None:
         now = time.monotonic()
         for session in list(self._by_id.values()):
@@ -167,12 +208,7 @@ class Registry:
 
     async def _remove_when_ended(self, session: LiveSession) -> None:
         await session.ended.wait()
-        self._remove(session)
-
-    def _remove(self, session: LiveSession) -> None:
-        self._by_id.pop(session.id, None)
-        self._by_number.pop(session.number, None)
-        self._count()
+        self.leave(session)
 
     def _count(self) -> None:
         self._block.set(TransceiverCounter.SESSIONS, len(self._by_id))

@@ -11,6 +11,7 @@ from voicerelay.shm.counters import Counters, TransceiverCounter
 from voicerelay.shm.rundir import http_socket
 
 PROXY_TIMEOUT_S = 3.0
+PROXY_TIMEOUT = aiohttp.ClientTimeout(total=PROXY_TIMEOUT_S)
 LIVELY_S = 0.5  # a heartbeat older than this: do not hand it a call
 _REQUEST_HEADERS = ("Content-Type", "If-Match", "Authorization", "Accept")
 _RESPONSE_HEADERS = ("Content-Type", "Location", "ETag", "Link", "Retry-After", "Allow")
@@ -43,13 +44,15 @@ class Siblings:
 
     async def pass_on(self, slot: int, request: web.Request) -> web.Response:
         """The sibling's answer to the same request. Raises SiblingGone."""
-        if not http_socket(self._run_dir, slot).exists():
-            raise SiblingGone  # a guessed id must not make a client for its slot
         body = await request.read()
         headers = {k: request.headers[k] for k in _REQUEST_HEADERS if k in request.headers}
         try:
-            async with self._client(slot).request(
-                request.method, f"http://sibling{request.path_qs}", data=body, headers=headers
+            async with self.client(slot).request(
+                request.method,
+                f"http://sibling{request.path_qs}",
+                data=body,
+                headers=headers,
+                timeout=PROXY_TIMEOUT,
             ) as answer:
                 kept = {k: answer.headers[k] for k in _RESPONSE_HEADERS if k in answer.headers}
                 return web.Response(status=answer.status, body=await answer.read(), headers=kept)
@@ -60,11 +63,17 @@ class Siblings:
         for client in self._clients.values():
             await client.close()
 
-    def _client(self, slot: int) -> aiohttp.ClientSession:
+    def client(self, slot: int) -> aiohttp.ClientSession:
+        """Speaks HTTP with a sibling, in whatever time that takes. Raises SiblingGone."""
+        if not http_socket(self._run_dir, slot).exists():
+            raise SiblingGone  # a guessed id must not make a client for its slot
         client = self._clients.get(slot)
         if client is None:
             connector = aiohttp.UnixConnector(str(http_socket(self._run_dir, slot)))
-            timeout = aiohttp.ClientTimeout(total=PROXY_TIMEOUT_S)
-            client = aiohttp.ClientSession(connector=connector, timeout=timeout)
+            client = aiohttp.ClientSession(
+                connector=connector,
+                timeout=aiohttp.ClientTimeout(total=None),
+                auto_decompress=False,  # what is passed on stays as it is
+            )
             self._clients[slot] = client
         return client

@@ -44,7 +44,10 @@ def test_an_app_is_found_in_the_working_directory(target: str) -> None:
 
 
 def test_the_default_app_is_there() -> None:
-    assert load_app("voicerelay.echo:app").agent is not None
+    app = load_app("voicerelay.echo:app")
+
+    assert isinstance(app, App)
+    assert app.agent is not None
 
 
 @pytest.mark.parametrize("target", ["", "good_agent", ":app", "good_agent:", ":"])

@@ -1,0 +1,1 @@
+../../../voicerelay/aiortc.py
