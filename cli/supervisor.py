@@ -23,7 +23,7 @@ from voicerelay.shm import rundir
 from voicerelay.shm.region import INSTANCE_BYTES, Region, RegionMismatch, Sizes
 from voicerelay.transceiver.settings import TransceiverSettings
 
-READY_TIMEOUT_S = 30.0
+READY_TIMEOUT_S = 60.0  # importing FastRTC takes a core 7 s, and each transceiver does it
 STOP_TIMEOUT_S = 4.0
 CONTROL_LOOK_S = 0.25
 CONTROL_HUNG_LOOKS = 6  # looks at a heartbeat that stands still before control is ended

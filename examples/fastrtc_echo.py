@@ -1,6 +1,6 @@
 """An unmodified FastRTC Stream that says back what it hears: `voicerelay start examples.fastrtc_echo:app`.
 
-Needs `pip install "voicerelay[asgi]" fastrtc`. Clients speak FastRTC's own contract at /webrtc/offer.
+Needs `pip install "voicerelay[asgi]" fastrtc`. Clients POST to /webrtc/offer, as FastRTC's do.
 """
 
 import asyncio

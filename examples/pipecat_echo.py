@@ -1,6 +1,6 @@
 """An unmodified Pipecat pipeline that says back what it hears: `voicerelay start examples.pipecat_echo:app`.
 
-Needs `pip install "voicerelay[asgi]" "pipecat-ai[runner,webrtc]"`. Clients speak Pipecat's own contract at /api/offer.
+Needs `pip install "voicerelay[asgi]" "pipecat-ai[runner,webrtc]"`. Clients POST to /api/offer, as Pipecat's do.
 """
 
 from typing import Any

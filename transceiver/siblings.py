@@ -11,7 +11,6 @@ from voicerelay.shm.counters import Counters, TransceiverCounter
 from voicerelay.shm.rundir import http_socket
 
 PROXY_TIMEOUT_S = 3.0
-PROXY_TIMEOUT = aiohttp.ClientTimeout(total=PROXY_TIMEOUT_S)
 LIVELY_S = 0.5  # a heartbeat older than this: do not hand it a call
 _REQUEST_HEADERS = ("Content-Type", "If-Match", "Authorization", "Accept")
 _RESPONSE_HEADERS = ("Content-Type", "Location", "ETag", "Link", "Retry-After", "Allow")
@@ -52,7 +51,7 @@ class Siblings:
                 f"http://sibling{request.path_qs}",
                 data=body,
                 headers=headers,
-                timeout=PROXY_TIMEOUT,
+                timeout=aiohttp.ClientTimeout(total=PROXY_TIMEOUT_S),
             ) as answer:
                 kept = {k: answer.headers[k] for k in _RESPONSE_HEADERS if k in answer.headers}
                 return web.Response(status=answer.status, body=await answer.read(), headers=kept)

@@ -37,3 +37,9 @@ async def app(scope: Any, receive: Any, send: Any) -> None:
     headers = [(b"content-type", b"application/json")]
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": data})
+
+
+async def broken(scope: Any, receive: Any, send: Any) -> None:
+    """An app whose start-up (lifespan) fails."""
+    await receive()
+    await send({"type": "lifespan.startup.failed", "message": "no database"})
