@@ -104,6 +104,7 @@ def server(
     extra: Sequence[str] = (),
     env: Mapping[str, str] | None = None,
     prefix: Sequence[str] = (),
+    ready_timeout_s: float = READY_TIMEOUT_S,
 ) -> Iterator[Server]:
     """A ready server on free ports of `listen`; `prefix` goes before the command.
 
@@ -130,7 +131,7 @@ def server(
     )
     running = Server(process, port, f"http://{http}", run_dir)
     try:
-        running.wait_ready()
+        running.wait_ready(ready_timeout_s)
         yield running
     finally:
         running.stop()

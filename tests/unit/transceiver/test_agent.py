@@ -93,6 +93,34 @@ def test_an_attribute_that_is_no_app_is_refused(attribute: str) -> None:
         load_app(f"good_agent:{attribute}")
 
 
+ASGI = """
+async def app(scope, receive, send): ...
+class Framework:
+    async def __call__(self, scope, receive, send): ...
+instance = Framework()
+async def agent(session): ...
+"""
+
+
+@pytest.mark.parametrize("attribute", ["app", "instance"])
+def test_an_asgi_application_is_an_app(working_directory: Path, attribute: str) -> None:
+    (working_directory / "asgi_app.py").write_text(ASGI)
+
+    app = load_app(f"asgi_app:{attribute}")
+
+    assert callable(app)
+
+
+@pytest.mark.parametrize("attribute", ["Framework", "agent"])
+def test_what_is_called_otherwise_is_no_asgi_application(
+    working_directory: Path, attribute: str
+) -> None:
+    (working_directory / "asgi_app.py").write_text(ASGI)
+
+    with pytest.raises(AppError, match="nor an ASGI application"):
+        load_app(f"asgi_app:{attribute}")
+
+
 def test_an_app_without_an_agent_is_refused() -> None:
     with pytest.raises(AppError, match="has no agent; decorate one"):
         load_app("good_agent:empty")
