@@ -63,7 +63,7 @@ class OwnerFirst:
             for slot in self._elsewhere(said):
                 if await self._pass_on(slot, scope, body, receive, send):
                     return
-        if said.offers and not self._owned(said) and not self._has_room():
+        if said.offers and self._owned(said) is None and not self._has_room():
             await _refuse(send)
             return
         await self._handle(said, scope, receive, send)

@@ -45,10 +45,13 @@ class AsgiServer(uvicorn.Server):
         self._task = asyncio.create_task(self._run([*tcp, unix]))
         serving = asyncio.create_task(self._serving.wait())
         await asyncio.wait([self._task, serving], return_when=asyncio.FIRST_COMPLETED)
-        if not self._serving.is_set():
-            serving.cancel()
-            await self._task
-            raise FrontError(APP_FAILED)
+        if self._serving.is_set():
+            return
+        serving.cancel()
+        for sock in (*tcp, unix):
+            sock.close()
+        await self._task
+        raise FrontError(APP_FAILED)
 
     async def stop(self) -> None:
         """Finish what is being answered, for a moment; then the app's own shutdown."""

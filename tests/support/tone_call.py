@@ -41,6 +41,7 @@ class ToneCall:
         self.status = 0
         self.headers: dict[str, str] = {}
         self.heard: list[npt.NDArray[np.int16]] = []
+        self.connected = asyncio.Event()
         self.over = asyncio.Event()
         self.pc = RTCPeerConnection(RTCConfiguration([]))
         self.pc.addTrack(Tone())
@@ -88,6 +89,8 @@ class ToneCall:
     def _on_state(self) -> None:
         if self.pc.connectionState in ("failed", "closed"):
             self.over.set()
+        elif self.pc.connectionState == "connected":
+            self.connected.set()
 
     async def _listen(self, track: MediaStreamTrack) -> None:
         while True:
