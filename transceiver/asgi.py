@@ -12,7 +12,7 @@ from typing import Any
 import aiohttp
 from yarl import URL
 
-from voicerelay.shm.counters import Counters
+from voicerelay.shm.counters import Counters, TransceiverCounter
 from voicerelay.shm.region import MAX_CAPACITY
 from voicerelay.shm.table import TableReader
 from voicerelay.transceiver.agent import AsgiApp
@@ -64,6 +64,8 @@ class OwnerFirst:
                 if await self._pass_on(slot, scope, body, receive, send):
                     return
         if said.offers and self._owned(said) is None and not self._has_room():
+            around = self._around
+            around.counters.transceiver(around.slot).add(TransceiverCounter.OFFERS_REFUSED)
             await _refuse(send)
             return
         await self._handle(said, scope, receive, send)

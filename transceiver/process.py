@@ -84,6 +84,8 @@ class TransceiverProcess:
         registry.start()
         if stock_seam.wanted:
             stock_seam.place(StockHost(registry, mux, self._directory))
+        elif not isinstance(self._app, App):
+            log.warning("APP has not called voicerelay.aiortc.install(): its calls use other ports")
         siblings = Siblings(self._run_dir, settings.slot)
 
         self._beat(block, pacer)

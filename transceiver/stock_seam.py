@@ -146,7 +146,7 @@ def install() -> None:
 
 @contextlib.contextmanager
 def outbound() -> Iterator[None]:
-    """Peer connections made in this block are plain aiortc, with sockets of their own."""
+    """Peer connections made, and given their tracks, in this block are plain aiortc with own sockets."""
     token = _outbound.set(True)
     try:
         yield

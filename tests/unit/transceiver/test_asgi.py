@@ -14,7 +14,7 @@ from yarl import URL
 
 from tests.unit.transceiver.test_registry import registry
 from tests.unit.transceiver.test_session import WAIT_S, Host, host
-from voicerelay.shm.counters import COUNTERS_BYTES, Counters
+from voicerelay.shm.counters import COUNTERS_BYTES, Counters, TransceiverCounter
 from voicerelay.shm.region import INSTANCE_BYTES, Region, Sizes, remove_segments
 from voicerelay.shm.rundir import http_socket
 from voicerelay.shm.table import Entry, TableWriter
@@ -263,6 +263,7 @@ def test_when_all_are_full_an_offer_is_refused_and_asked_again_later() -> None:
                 assert response.status == 503
                 assert response.headers["Retry-After"] == "2"
                 assert (await response.json())["error"]["code"] == "server_full"
+            assert here.ours.here.block.get(TransceiverCounter.OFFERS_REFUSED) == 1
 
     asyncio.run(run())
 
