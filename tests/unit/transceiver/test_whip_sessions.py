@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from tests.unit.transceiver.test_session import ice_of
-from tests.unit.transceiver.test_signalling import (
+from tests.unit.transceiver.test_whip import (
     NOBODYS,
     OURS,
     RESTART,
@@ -17,7 +17,7 @@ from voicerelay.shm.counters import MAX_TRANSCEIVERS
 from voicerelay.transceiver.directory import CONTROL_GONE
 from voicerelay.transceiver.registry import session_id
 from voicerelay.transceiver.sdpfrag import MAX_FRAGMENT_BYTES, parse_fragment
-from voicerelay.transceiver.signalling import SDP, SDP_FRAGMENT
+from voicerelay.transceiver.whip import SDP, SDP_FRAGMENT
 
 # ---- sessions ------------------------------------------------------------------------------------
 

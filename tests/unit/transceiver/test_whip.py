@@ -16,13 +16,14 @@ from tests.unit.transceiver.test_session import WAIT_S, Host, listen
 from tests.unit.transceiver.test_session import host as session_host
 from voicerelay.shm.counters import COUNTERS_BYTES, Counters, TransceiverCounter
 from voicerelay.shm.rundir import http_socket
-from voicerelay.transceiver import signalling as module
+from voicerelay.transceiver import calls as module
 from voicerelay.transceiver.agent import Agent
 from voicerelay.transceiver.directory import CONTROL_GONE
 from voicerelay.transceiver.offer import MAX_OFFER_BYTES
 from voicerelay.transceiver.registry import Registry
 from voicerelay.transceiver.siblings import Siblings
-from voicerelay.transceiver.signalling import SDP, SDP_FRAGMENT, Signalling
+from voicerelay.transceiver.signalling import Signalling
+from voicerelay.transceiver.whip import SDP, SDP_FRAGMENT
 
 OURS, THEIRS, NOBODYS = 1, 2, 3
 RESTART = "a=ice-ufrag:efgh\r\na=ice-pwd:abcdefghijklmnopqrstuvwx\r\n"

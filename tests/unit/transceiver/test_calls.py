@@ -13,7 +13,7 @@ from aiohttp import ClientSession
 
 from tests.support.client import Call
 from tests.unit.transceiver.test_session import WAIT_S
-from tests.unit.transceiver.test_signalling import (
+from tests.unit.transceiver.test_whip import (
     OURS,
     RESTART,
     THEIRS,
