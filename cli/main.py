@@ -189,7 +189,8 @@ def banner(config: Config, hosts: list[str], steered: bool) -> str:
     shown = "localhost" if config.http_host in ("127.0.0.1", "::1") else config.http_host
     return "\n".join(
         [
-            f"voicerelay is ready: open http://{host_port(shown, config.http_port)}/ and press Call",
+            f"voicerelay is ready: open http://{host_port(shown, config.http_port)}/"
+            + (" and press Call" if config.app == DEFAULT_APP else ""),
             f"  media   UDP port {config.port} on {', '.join(hosts)}",
             f"  plane   {'kernel steering' if steered else 'portable'}",
             f"  agent   {config.app}",
