@@ -34,15 +34,11 @@ LOAD = "from voicerelay.relay import steering; steering.BpfObject(steering.OBJEC
 IMPORT = "import os, sys, voicerelay, aiortc; os.execv(sys.executable, ['python', '-c', ''])"
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _kernel_steers() -> None:
-    if reason := steering_unavailable():
-        pytest.skip(f"kernel steering: {reason}")
-
-
 @pytest.fixture(scope="module")
 def home() -> Iterator[Path]:
     """A home of nobody's, with a `bin/python` that nobody can run and that has voicerelay."""
+    if reason := steering_unavailable():
+        pytest.skip(f"kernel steering: {reason}")  # then another reason would be named
     if os.geteuid() or shutil.which("setpriv") is None:
         pytest.skip("needs root and setpriv to become nobody")
     version = f"python{sys.version_info[0]}.{sys.version_info[1]}"
