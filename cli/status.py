@@ -89,7 +89,9 @@ def render(status: dict[str, Any]) -> str:
             beat += "!"
         up = f"{process['uptime_s']:.0f} s"
         lines.append(f"{name:<16}{process['pid']:>8}{up:>10}{beat:>9}  {work}")
+    lost = sum(one["socket_overflows"] for one in status["relays"] + status["transceivers"])
     drops = {reason: count for reason, count in status["dropped"].items() if count}
+    drops |= {"socket_overflow": lost} if lost else {}
     lines += ["", "dropped: " + (", ".join(f"{r} {n}" for r, n in drops.items()) or "nothing")]
     return "\n".join(lines)
 

@@ -63,6 +63,7 @@ enum {
     DROPPED_TRANSCEIVER_GONE,
     DROPPED_QUEUE_FULL,
     COMPILED,
+    SOCKET_OVERFLOWS,
     COUNTERS,
     FORWARD = 0, // a decision that is no drop
 };

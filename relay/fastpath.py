@@ -5,9 +5,11 @@ import os
 import socket
 import threading
 import time
+from itertools import chain
 from pathlib import Path
 
 from voicerelay.shm.counters import MAX_TRANSCEIVERS, Block, RelayCounter
+from voicerelay.shm.overflow import overflows
 from voicerelay.shm.table import TableReader
 
 LIBRARY = Path(__file__).with_name("libfastpath.so.1")
@@ -139,6 +141,8 @@ class FastPath:
     def alive(self) -> None:
         """The event loop turns; the thread gives the sign of life, as long as both do (law 6)."""
         self._other_loop_ns.value = time.monotonic_ns()
+        lost = sum(map(overflows, chain.from_iterable(self._held.values())))
+        self._block.set(RelayCounter.SOCKET_OVERFLOWS, lost)
 
     def close(self) -> None:
         """Stop the thread and let go of every socket and link."""

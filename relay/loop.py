@@ -12,6 +12,7 @@ from voicerelay.relay.receive import MAX_BATCH, Batch, Source
 from voicerelay.relay.route import BY_FLOW, Router
 from voicerelay.shm.counters import Block, RelayCounter
 from voicerelay.shm.frame import ENTRY_LENGTHS, MAX_DATAGRAM_BYTES, MAX_FRAME_BYTES
+from voicerelay.shm.overflow import overflows
 
 MAX_DRAIN = MAX_BATCH  # packets a socket and look, so that one busy socket cannot starve the others
 MAX_LOOKS = 40  # a wake-up; then the heartbeat and control have their turn
@@ -73,6 +74,8 @@ class Forwarder:
     def alive(self) -> None:
         """The event loop turns: this is the loop that does the work (law 6)."""
         self._block.beat()
+        sockets = (sock for sock, _ in chain.from_iterable(self._held.values()))
+        self._block.set(RelayCounter.SOCKET_OVERFLOWS, sum(map(overflows, sockets)))
 
     def close(self) -> None:
         """Let go of every socket and link."""

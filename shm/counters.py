@@ -35,6 +35,7 @@ class RelayCounter(IntEnum):
     DROPPED_TRANSCEIVER_GONE = 16
     DROPPED_QUEUE_FULL = 17
     COMPILED = 18  # 1: the loop in C runs
+    SOCKET_OVERFLOWS = 19  # lost by the kernel before they were received, of the sockets read now
 
 
 class TransceiverCounter(IntEnum):
@@ -69,6 +70,7 @@ class TransceiverCounter(IntEnum):
     FRAME_LATENESS_P99_US = 30  # of the last seconds, behind the schedule of 20 ms
     LOOP_LAG_US = 31  # how late the last heartbeat was
     OVERLOADED = 32  # 1: frames come late, no new calls
+    SOCKET_OVERFLOWS = 33  # steered packets lost by the kernel before they were received
 
 
 class ControlCounter(IntEnum):

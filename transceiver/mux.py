@@ -8,6 +8,7 @@ from typing import Protocol
 
 from voicerelay.shm.counters import Block, TransceiverCounter
 from voicerelay.shm.frame import MAX_DATAGRAM_BYTES, MAX_FRAME_BYTES, FrameError, split_frame
+from voicerelay.shm.overflow import overflows
 from voicerelay.shm.path import Address, address_path, unpack_path
 from voicerelay.shm.rundir import SOCKET_MODE
 from voicerelay.shm.stun import BINDING_REQUEST, server_ufrag
@@ -95,6 +96,11 @@ class Mux:
     def delivered(self) -> None:
         """Count a packet that reached its session's protocols."""
         self._block.add(TransceiverCounter.PACKETS_DELIVERED)
+
+    def note_overflows(self) -> None:
+        """Count what the kernel steered here and the sockets had no room for."""
+        lost = sum(map(overflows, self._public)) if self._steered else 0
+        self._block.set(TransceiverCounter.SOCKET_OVERFLOWS, lost)
 
     def close(self) -> None:
         for sock in (self._listener, *self._links.values()):

@@ -129,6 +129,8 @@ class TransceiverProcess:
         block.set(TransceiverCounter.LOOP_LAG_US, max(0, round(lag * 1e6)))
         block.set(TransceiverCounter.FRAME_LATENESS_P99_US, round(pacer.lateness(0.99) * 1e6))
         block.set(TransceiverCounter.OVERLOADED, int(pacer.overloaded))
+        if self._mux is not None:
+            self._mux.note_overflows()
         block.own()
         self._loop.call_at(now + HEARTBEAT_S, self._beat, block, pacer, now + HEARTBEAT_S)
 
