@@ -168,17 +168,22 @@ class Counters:
 
     def relays(self) -> Iterator[tuple[int, Block]]:
         """Blocks in use, with their index."""
-        return ((i, b) for i in range(MAX_RELAYS) if (b := self.relay(i)).pid)
+        return ((i, self.relay(i)) for i in self._in_use(1, MAX_RELAYS))
 
     def transceivers(self) -> Iterator[tuple[int, Block]]:
         """Blocks in use, with their slot."""
-        return ((i, b) for i in range(MAX_TRANSCEIVERS) if (b := self.transceiver(i)).pid)
+        return ((i, self.transceiver(i)) for i in self._in_use(1 + MAX_RELAYS, MAX_TRANSCEIVERS))
 
     def release(self) -> None:
         """Let go of the buffer, so that the segment can be closed."""
         for block in self._blocks.values():
             block.words.release()
         self._words.release()
+
+    def _in_use(self, first: int, count: int) -> list[int]:
+        """Which of `count` blocks have an owner; one copy, as every offer asks."""
+        pids = self._words[first * WORDS + PID : (first + count) * WORDS : WORDS].tolist()
+        return [index for index, pid in enumerate(pids) if pid]
 
     def _block(self, index: int) -> Block:
         block = self._blocks.get(index)

@@ -10,10 +10,10 @@ from voicerelay.shm.counters import Block, Counters, TransceiverCounter
 from voicerelay.shm.region import MAX_CAPACITY
 from voicerelay.transceiver.agent import Request
 from voicerelay.transceiver.directory import DirectoryError
+from voicerelay.transceiver.negotiate import NotAcceptable
 from voicerelay.transceiver.offer import OfferError, check_offer
 from voicerelay.transceiver.problem import problem
 from voicerelay.transceiver.registry import Registry, ServerFull, slot_of
-from voicerelay.transceiver.seam import NotAcceptable
 from voicerelay.transceiver.session import LiveSession
 from voicerelay.transceiver.siblings import SiblingGone, Siblings
 

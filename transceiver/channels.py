@@ -61,4 +61,5 @@ class Channels:
     def close(self) -> None:
         """The call has ended."""
         self.closed = True
+        self._channels.clear()  # each holds its connection
         self.unread.close()

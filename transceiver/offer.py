@@ -1,7 +1,8 @@
 """What an offer must have before a peer connection is made of it (RFC 8829, RFC 9725 §4.2)."""
 
 import re
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 
 from aiortc.sdp import MediaDescription, SessionDescription
 
@@ -10,8 +11,10 @@ MAX_OFFER_BYTES = 64 * 1024
 
 MAX_MEDIA_SECTIONS = 16
 _ICE_UFRAG = re.compile(r"[A-Za-z0-9+/]{4,256}")  # RFC 8839 §5.4
-# Candidates are never contacted; feedback is for video, and aiortc's parser multiplies it.
-_USELESS = ("a=candidate:", "a=rtcp-fb:")
+# What no answer of ours depends on: candidates, for a lite agent never contacts any; names of streams;
+# feedback, which aiortc's parser multiplies; and of video, which is refused, all that tells of its codecs.
+_UNREAD = ("a=candidate:", "a=rtcp-fb:", "a=rtcp:", "a=ssrc", "a=msid")
+_UNREAD_OF_VIDEO = (*_UNREAD, "a=rtpmap:", "a=fmtp:", "a=extmap:", "a=rid:", "a=simulcast:")
 
 
 class OfferError(Exception):
@@ -25,10 +28,11 @@ class OfferError(Exception):
 
 @dataclass(frozen=True)
 class Offer:
-    """A checked offer. `sdp` has no candidates: a lite agent learns the peer from its checks."""
+    """A checked offer. `sdp`: those of its lines that an answer depends on."""
 
     sdp: str
     ice_ufrag: str
+    description: SessionDescription = field(compare=False, repr=False)  # the same, parsed
 
 
 def check_offer(text: str) -> Offer:
@@ -58,13 +62,18 @@ def check_offer(text: str) -> Offer:
         raise OfferError(400, "no_ice_credentials", "a=ice-ufrag has characters that ICE does not")
     if "audio/opus" not in codecs:
         raise OfferError(406, "no_opus", "the offer has no Opus codec")
-    return Offer(sdp, _ufrag_of(media[0]))
+    return Offer(sdp, _ufrag_of(media[0]), description)
 
 
 def _ufrag_of(section: MediaDescription) -> str:
     return str(section.ice.usernameFragment) if section.ice else ""
 
 
-def _lines_to_keep(text: str) -> list[str]:
-    lines = (line.strip() for line in text.splitlines())
-    return [line for line in lines if line and not line.startswith(_USELESS)]
+def _lines_to_keep(text: str) -> Iterator[str]:
+    unread: tuple[str, ...] = _UNREAD
+    for padded in text.splitlines():
+        line = padded.strip()
+        if line.startswith("m="):
+            unread = _UNREAD_OF_VIDEO if line.startswith("m=video") else _UNREAD
+        if line and not line.startswith(unread):
+            yield line

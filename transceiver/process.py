@@ -160,6 +160,7 @@ def main(settings: TransceiverSettings) -> None:
         level=settings.log_level.upper(),
         format=f"%(levelname)s transceiver {settings.slot}: %(message)s",
     )
+    logging.getLogger("aiortc").setLevel(logging.ERROR)  # it logs what peers do wrong
     lifeline = Lifeline(settings.lifeline)
 
     async def run() -> None:
@@ -167,7 +168,6 @@ def main(settings: TransceiverSettings) -> None:
             app = load_app(settings.app)
             if not isinstance(app, App):
                 require_asgi()
-            seam.install()
             await seam.self_test()
         except (AppError, seam.SeamBroken) as exc:
             lifeline.fail(str(exc))

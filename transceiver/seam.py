@@ -1,226 +1,40 @@
-"""The only file that touches private names of aiortc and aioice: SDP, DTLS, SRTP, SCTP over our ICE.
+"""One of three files that touch private names of aiortc: DTLS, SRTP and SCTP of a call over our ICE.
 
-aiortc builds a peer connection out of classes it finds in its own module. While `answer` runs (a context
-variable says so) it finds ours there: a gatherer whose connection is our ICE-lite session, a DTLS transport
-that never sends above 1200 bytes, and an RTP receiver and sender that leave the media to the voice path.
+The others are dtls.py, for what happens inside of DTLS, and stock_seam.py, for peer connections of the app.
 """
 
-import contextlib
-import logging
-import time
-from contextvars import ContextVar
-from dataclasses import dataclass
+import asyncio
 from typing import Any
 
-import aiortc.rtcpeerconnection as aiortc_pc
 import pylibsrtp
-from aiortc import (
-    RTCBundlePolicy,
-    RTCCertificate,
-    RTCConfiguration,
-    RTCDataChannel,
-    RTCPeerConnection,
-    RTCSessionDescription,
-)
-from aiortc.exceptions import InvalidAccessError, InvalidStateError, OperationError
-from aiortc.mediastreams import MediaStreamTrack
-from aiortc.rtcdtlstransport import RTCDtlsTransport
-from aiortc.rtcicetransport import RTCIceGatherer, RTCIceParameters
-from aiortc.rtcrtpparameters import (
-    RTCRtpCodecCapability,
-    RTCRtpReceiveParameters,
-    RTCRtpSendParameters,
-)
-from aiortc.rtcrtpreceiver import RTCRtpReceiver
-from aiortc.rtcrtpsender import RTCRtpSender
-from aiortc.utils import random32
-from OpenSSL import SSL
+from aiortc import RTCConfiguration, RTCDataChannel, RTCPeerConnection
+from aiortc.rtcsctptransport import RTCSctpTransport
 
 from voicerelay.transceiver.channels import DataChannel
-from voicerelay.transceiver.lite import Link, LiteConnection
-
-MAX_DATAGRAM_SENT_BYTES = 1200  # fits any path of 1280 bytes, IPv6's least MTU
-CERTIFICATE_LIFETIME_S = 24 * 3600.0
-_CIPHERS = (
-    b"ECDHE-ECDSA-AES128-GCM-SHA256:ECDHE-RSA-AES128-GCM-SHA256:"
-    b"ECDHE-ECDSA-CHACHA20-POLY1305:ECDHE-RSA-CHACHA20-POLY1305:"
-    b"ECDHE-ECDSA-AES128-SHA:ECDHE-RSA-AES128-SHA:ECDHE-ECDSA-AES256-SHA:ECDHE-RSA-AES256-SHA"
-)
-_OPUS = RTCRtpCodecCapability(mimeType="audio/opus", clockRate=48000, channels=2)
-
-
-class NotAcceptable(Exception):
-    """The offer is well formed, but no call can be made of it."""
+from voicerelay.transceiver.dtls import Certificate, Dtls
+from voicerelay.transceiver.lite import Link
+from voicerelay.transceiver.negotiate import Agreement, Local, negotiate
+from voicerelay.transceiver.offer import Offer, check_offer
 
 
 class SeamBroken(Exception):
     """aiortc does not behave as this file expects; another version is needed."""
 
 
-@dataclass(frozen=True)
-class _Build:
-    link: Link
-
-
-_build: ContextVar[_Build | None] = ContextVar("voicerelay_build", default=None)
-
-
-class _Gatherer(RTCIceGatherer):
-    def __init__(self, link: Link) -> None:
-        super().__init__(iceServers=[])  # its own connection is never used: no socket, no task
-        self._connection: Any = LiteConnection(link)
-
-    def getLocalParameters(self) -> RTCIceParameters:
-        parameters = super().getLocalParameters()
-        parameters.iceLite = True
-        return parameters
-
-
-class _DtlsTransport(RTCDtlsTransport):
-    async def _do_handshake(self) -> None:
-        assert self._ssl is not None
-        self._ssl.set_ciphertext_mtu(MAX_DATAGRAM_SENT_BYTES)
-        await super()._do_handshake()
-
-    async def _write_ssl(self) -> None:
-        """Stock sends up to 1500 bytes of a flight as they lie, cutting records in two."""
-        assert self._ssl is not None
-        while True:
-            try:
-                data = self._ssl.bio_read(65536)
-            except SSL.Error:
-                return
-            for datagram in cut_at_records(data):
-                await self.transport._send(datagram)
-
-
-class _PeerConnection(RTCPeerConnection):
-    async def _RTCPeerConnection__connect(self) -> None:
-        """Stock's task for ICE, DTLS and SCTP; a call that ends meanwhile is no error of ours."""
-        with contextlib.suppress(InvalidStateError, ConnectionError):
-            await super()._RTCPeerConnection__connect()  # type: ignore[misc]
-
-
-class _Certificate(RTCCertificate):
-    """One certificate and one SSL context for all sessions of the process."""
-
-    _shared: "_Certificate | None" = None
-    _made_at = 0.0
-    _context: SSL.Context | None = None
-
-    @classmethod
-    def shared(cls) -> "_Certificate":
-        now = time.monotonic()
-        if cls._shared is None or now - cls._made_at > CERTIFICATE_LIFETIME_S:
-            cls._shared, cls._made_at = cls.generateCertificate(), now
-        return cls._shared
-
-    def _create_ssl_context(self, srtp_profiles: list[Any]) -> SSL.Context:
-        if self._context is None:
-            self._context = super()._create_ssl_context(srtp_profiles)
-            # RSA suites too: as DTLS client we must speak with peers whose certificate is RSA.
-            self._context.set_cipher_list(_CIPHERS)
-            self._context.set_options(SSL.OP_NO_QUERY_MTU)
-        return self._context
-
-
-class _Media:
-    """What an RTP receiver and sender of aiortc have in common with ours."""
-
-    def __init__(self, kind: str, transport: RTCDtlsTransport, link: Link) -> None:
-        self.kind = kind
-        self.transport = transport
-        self.track: MediaStreamTrack | None = None
-        self._link = link
-        self._enabled = True
-
-    def setTransport(self, transport: RTCDtlsTransport) -> None:
-        self.transport = transport
-
-    async def stop(self) -> None:
-        """Nothing runs here: no task, no thread."""
-
-
-class _Receiver(_Media):
-    """Takes the place of RTCRtpReceiver; packets never come here, they go to the voice path."""
-
-    _track: MediaStreamTrack | None = None
-
-    async def receive(self, parameters: RTCRtpReceiveParameters) -> None:
-        pass
-
-    def _set_rtcp_ssrc(self, ssrc: int) -> None:
-        self.rtcp_ssrc = ssrc
-
-
-class _Sender(_Media):
-    """Takes the place of RTCRtpSender; holds what the answer's SDP says of our stream."""
-
-    def __init__(self, kind: str, transport: RTCDtlsTransport, link: Link) -> None:
-        super().__init__(kind, transport, link)
-        self._ssrc = random32()
-        self._rtx_ssrc = random32()
-        self._stream_id = self._track_id = "voicerelay"
-
-    def replaceTrack(self, track: MediaStreamTrack | None) -> None:
-        self.track = track
-
-    async def send(self, parameters: RTCRtpSendParameters) -> None:
-        pass
-
-
-def _make_gatherer(*args: Any, **kwargs: Any) -> RTCIceGatherer:
-    build = _build.get()
-    return _Gatherer(build.link) if build else RTCIceGatherer(*args, **kwargs)
-
-
-def _make_dtls(*args: Any, **kwargs: Any) -> RTCDtlsTransport:
-    return (_DtlsTransport if _build.get() else RTCDtlsTransport)(*args, **kwargs)
-
-
-def _make_receiver(kind: str, transport: RTCDtlsTransport) -> Any:
-    build = _build.get()
-    return _Receiver(kind, transport, build.link) if build else RTCRtpReceiver(kind, transport)
-
-
-def _make_sender(kind: Any, transport: RTCDtlsTransport) -> Any:
-    build = _build.get()
-    return _Sender(kind, transport, build.link) if build else RTCRtpSender(kind, transport)
-
-
-class _CertificateSource:
-    @staticmethod
-    def generateCertificate() -> RTCCertificate:
-        return _Certificate.shared() if _build.get() else RTCCertificate.generateCertificate()
-
-
-def install() -> None:
-    """Put our classes where RTCPeerConnection looks for its own; stock use is not changed."""
-    module: Any = aiortc_pc
-    module.RTCIceGatherer = _make_gatherer
-    module.RTCDtlsTransport = _make_dtls
-    module.RTCRtpReceiver = _make_receiver
-    module.RTCRtpSender = _make_sender
-    module.RTCCertificate = _CertificateSource
-    logging.getLogger("aiortc").setLevel(logging.ERROR)  # it logs what peers do wrong
-
-
 class Peer:
-    """A peer connection of aiortc, reduced to what a session needs of it."""
+    """DTLS, SRTP and SCTP of one call over our ICE; aiortc's parts without its RTCPeerConnection."""
 
-    def __init__(self, pc: RTCPeerConnection, link: Link) -> None:
-        self._pc = pc
-        transceiver = pc.getTransceivers()[0]
-        self._dtls: Any = transceiver.receiver.transport
-        self._connection: LiteConnection = self._dtls.transport._connection  # type: ignore[assignment]
+    def __init__(self, agreement: Agreement, link: Link) -> None:
+        self.answer = agreement.sdp
+        self.sends = agreement.sends
+        self._agreement = agreement
         self._link = link
-        self._payload_type: int = transceiver._codecs[0].payloadType or 0
-        self._ssrc = transceiver.sender._ssrc
-        self.answer = pc.localDescription.sdp
-        self.sends = transceiver.currentDirection in ("sendrecv", "sendonly")
+        self._dtls = Dtls(agreement.role, agreement.remote, link.send_datagram)
         self._dtls.on("statechange", self._dtls_changed)
-        pc.on("connectionstatechange", self._state_changed)
-        pc.on("datachannel", self._channel_opened)
+        self._sctp = RTCSctpTransport(self._dtls) if agreement.sctp else None
+        self._sctp_start: asyncio.Task[None] | None = None
+        if self._sctp is not None:
+            self._sctp.on("datachannel", self._channel_opened)
 
     @property
     def dtls_state(self) -> str:
@@ -228,15 +42,15 @@ class Peer:
 
     def ready(self) -> None:
         """A path is valid: begin DTLS."""
-        self._connection.ready()
+        self._dtls.begin()
 
-    def deliver(self, data: bytes) -> bool:
-        """A DTLS datagram; False when too many wait."""
-        return self._connection.deliver(data)
+    def deliver(self, data: bytes) -> None:
+        """A DTLS datagram."""
+        self._dtls.take(data)
 
     def unprotect(self, data: bytes, rtcp: bool) -> bytes | None:
         """Decrypted RTP or RTCP; None when there are no keys yet or it is not authentic."""
-        srtp = self._dtls._rx_srtp
+        srtp: Any = self._dtls._rx_srtp
         if srtp is None:
             return None
         try:
@@ -247,7 +61,7 @@ class Peer:
 
     def protect(self, data: bytes, rtcp: bool) -> bytes | None:
         """Encrypted RTP or RTCP; None before the keys are there."""
-        srtp = self._dtls._tx_srtp
+        srtp: Any = self._dtls._tx_srtp
         if srtp is None:
             return None
         try:
@@ -257,12 +71,22 @@ class Peer:
         return secret
 
     async def close(self) -> None:
-        """Say goodbye (DTLS close_notify) and let go of everything."""
-        await self._pc.close()
+        """Say goodbye (SCTP ABORT, DTLS close_notify) and let go of everything."""
+        self._dtls.remove_all_listeners()
+        if self._sctp is not None:
+            await self._sctp.stop()
+            self._sctp.remove_all_listeners()
+        await self._dtls.stop()
 
     def _dtls_changed(self) -> None:
-        if self._dtls.state == "connected":
-            self._link.media_started(self._payload_type, self._ssrc)
+        state = self.dtls_state
+        if state == "connected":
+            self._link.media_started(self._agreement.payload_type, self._agreement.ssrc)
+            if self._sctp is not None and self._agreement.sctp:
+                start = self._sctp.start(*self._agreement.sctp)
+                self._sctp_start = asyncio.get_running_loop().create_task(start)
+        elif state in ("failed", "closed"):
+            self._link.peer_state(state)
 
     def _channel_opened(self, channel: RTCDataChannel) -> None:
         link = self._link
@@ -271,51 +95,13 @@ class Peer:
         else:
             channel.close()
 
-    def _state_changed(self) -> None:
-        self._link.peer_state(self._pc.connectionState)
 
-
-async def answer(offer: str, link: Link) -> Peer:
-    """Answer an offer: audio both ways with Opus, data channels, one bundled transport.
-
-    Raises NotAcceptable; the offer has been checked by `offer.check_offer` before.
-    """
-    token = _build.set(_Build(link))
-    try:
-        pc = _PeerConnection(
-            RTCConfiguration(iceServers=[], bundlePolicy=RTCBundlePolicy.MAX_BUNDLE)
-        )
-        pc.addTransceiver("audio", direction="sendrecv").setCodecPreferences([_OPUS])
-        try:
-            await pc.setRemoteDescription(RTCSessionDescription(offer, "offer"))
-            for transceiver in pc.getTransceivers():
-                if transceiver.kind == "video":
-                    transceiver.direction = "inactive"
-            await pc.setLocalDescription(await pc.createAnswer())
-            return Peer(pc, link)
-        except (OperationError, InvalidStateError, InvalidAccessError, ValueError) as exc:
-            await pc.close()
-            raise NotAcceptable(str(exc)) from exc
-        except Exception as exc:  # aiortc asserts and indexes on what peers write
-            await pc.close()
-            raise NotAcceptable(f"{type(exc).__name__} while answering") from exc
-    finally:
-        _build.reset(token)
-
-
-def cut_at_records(data: bytes) -> list[bytes]:
-    """Cut a DTLS flight at record borders into datagrams of at most 1200 bytes (RFC 6347 §4.1.1)."""
-    datagrams = []
-    start = position = 0
-    while position + 13 <= len(data):
-        end = position + 13 + int.from_bytes(data[position + 11 : position + 13], "big")
-        if end - start > MAX_DATAGRAM_SENT_BYTES and position > start:
-            datagrams.append(data[start:position])
-            start = position
-        position = end
-    if start < len(data):
-        datagrams.append(data[start:])
-    return datagrams
+def answer(offer: Offer, link: Link) -> Peer:
+    """Answer a checked offer. Raises NotAcceptable."""
+    local = Local(
+        link.ufrag, link.password, link.candidates, Certificate.shared().getFingerprints()
+    )
+    return Peer(negotiate(offer.description, local), link)
 
 
 async def self_test() -> None:
@@ -340,6 +126,7 @@ async def self_test() -> None:
 
     client = RTCPeerConnection(RTCConfiguration(iceServers=[]))
     client.addTransceiver("audio")
+    client.createDataChannel("test")
     try:
         offer = await client.createOffer()
         lines = []
@@ -347,11 +134,15 @@ async def self_test() -> None:
             lines.append(line)
             if line.startswith("a=setup"):
                 lines += ["a=ice-ufrag:abcd", "a=ice-pwd:abcdefghijklmnopqrstuvwx"]
-        peer = await answer("\r\n".join(lines) + "\r\n", TestLink())
+        peer = answer(check_offer("\r\n".join(lines) + "\r\n"), TestLink())
+        early = peer.unprotect(bytes(40), rtcp=False) or peer.protect(bytes(40), rtcp=False)
         await peer.close()
     except Exception as exc:
         raise SeamBroken(f"aiortc cannot answer an offer: {type(exc).__name__}: {exc}") from exc
     finally:
         await client.close()
-    if "a=ice-lite" not in peer.answer or peer.answer.count("a=candidate:") != 1:
+    if early is not None:
+        raise SeamBroken("aiortc's DTLS transport has no SRTP sessions where we look for them")
+    lite = "a=ice-lite" in peer.answer
+    if not lite or peer.answer.count("a=candidate:") != peer.answer.count("m="):
         raise SeamBroken("aiortc's answer is not ICE-lite with exactly one candidate")

@@ -17,10 +17,11 @@ from voicerelay.transceiver.conversation import Conversation
 from voicerelay.transceiver.directory import Directory
 from voicerelay.transceiver.ice import Credentials
 from voicerelay.transceiver.mux import Mux
+from voicerelay.transceiver.negotiate import NotAcceptable
 from voicerelay.transceiver.offer import Offer
 from voicerelay.transceiver.pacer import Pacer
 from voicerelay.transceiver.reach import Reach
-from voicerelay.transceiver.seam import NotAcceptable, Peer, answer
+from voicerelay.transceiver.seam import Peer, answer
 from voicerelay.transceiver.voice import REPORT_INTERVAL_S, VoicePath
 
 SETUP_TIMEOUT_S = 30.0  # from the answer to media
@@ -88,11 +89,9 @@ class LiveSession(Conversation):
         """Register the route and answer. Raises DirectoryError or NotAcceptable."""
         try:
             await self._reach.open(ufrag, offer.ice_ufrag)
-            peer = await answer(offer.sdp, self)
             if self.state is State.CLOSED:
-                await peer.close()
                 raise NotAcceptable("the session was ended while it began")
-            self._peer = peer
+            self._peer = peer = answer(offer, self)
             self._move(State.CHECKING)
         except BaseException:
             self._reach.close()
@@ -129,6 +128,7 @@ class LiveSession(Conversation):
         except Exception:
             log.exception("session %s: closing the peer connection", self.short_id)
         finally:
+            self._peer = None  # it knows us, and a ring waits for the collector with all its memory
             self._reach.close()
             self.ended.set()
 
@@ -190,8 +190,7 @@ class LiveSession(Conversation):
         if reason is not None:
             return reason
         if data[0] < FIRST_RTP_BYTE:
-            if not self._peer.deliver(data):
-                return TransceiverCounter.DROPPED_QUEUE_FULL
+            self._peer.deliver(data)
             return None
         rtcp = rtp.is_rtcp(data)
         plain = self._peer.unprotect(data, rtcp)

@@ -1,6 +1,6 @@
 """The seam's other half: peer connections that the app makes stay aiortc's own, on our transport.
 
-Besides `seam.py` the only file that touches private names of aiortc. Tracks, codecs and SDP are stock; only
+With seam.py and dtls.py it touches private names of aiortc. Tracks, codecs and SDP are stock; only
 where a peer connection looks for its ICE gatherer, ICE and DTLS transport and certificate it finds ours.
 """
 
@@ -13,8 +13,14 @@ from typing import Any
 import aiortc.rtcpeerconnection as aiortc_pc
 from aiortc.rtcdtlstransport import RTCDtlsTransport
 from aiortc.rtcicetransport import RTCIceGatherer, RTCIceParameters, RTCIceTransport
+from OpenSSL import SSL
 
-from voicerelay.transceiver import seam
+from voicerelay.transceiver.dtls import (
+    MAX_DATAGRAM_SENT_BYTES,
+    MAX_FLIGHT_BYTES,
+    Certificate,
+    cut_at_records,
+)
 from voicerelay.transceiver.lite import LiteConnection
 from voicerelay.transceiver.stock import StockCall, StockHost
 
@@ -112,7 +118,7 @@ class _IceTransport(RTCIceTransport):
         await super().start(remoteParameters)
 
 
-class _DtlsTransport(seam._DtlsTransport):
+class _DtlsTransport(RTCDtlsTransport):
     def __init__(self, transport: RTCIceTransport, certificates: list[Any]) -> None:
         super().__init__(transport, certificates)
         connection: Any = transport._connection
@@ -127,6 +133,21 @@ class _DtlsTransport(seam._DtlsTransport):
     async def _handle_rtcp_data(self, data: bytes) -> None:
         self._stock.call.authentic(self._stock.path)
         await super()._handle_rtcp_data(data)
+
+    async def _do_handshake(self) -> None:
+        ssl: Any = self._ssl
+        ssl.set_ciphertext_mtu(MAX_DATAGRAM_SENT_BYTES)
+        await super()._do_handshake()
+
+    async def _write_ssl(self) -> None:
+        """Stock sends up to 1500 bytes of a flight as they lie, cutting records in two."""
+        ssl: Any = self._ssl
+        try:
+            flight = ssl.bio_read(MAX_FLIGHT_BYTES)
+        except SSL.Error:
+            return
+        for datagram in cut_at_records(flight):
+            await self.transport._send(datagram)
 
     def _changed(self) -> None:
         if self.state == "connected":
@@ -155,13 +176,13 @@ def outbound() -> Iterator[None]:
 
 
 def place(host: StockHost) -> None:
-    """Put our classes where RTCPeerConnection looks for its own. `seam.install` comes first."""
+    """Put our classes where RTCPeerConnection looks for its own."""
     module: Any = aiortc_pc
     gatherer, ice, dtls = module.RTCIceGatherer, module.RTCIceTransport, module.RTCDtlsTransport
     certificates = module.RTCCertificate
 
     def ours() -> bool:
-        return not _outbound.get() and seam._build.get() is None
+        return not _outbound.get()
 
     def make_gatherer(*args: Any, local_username: str | None = None, **kwargs: Any) -> Any:
         if ours():
@@ -178,7 +199,7 @@ def place(host: StockHost) -> None:
     class CertificateSource:
         @staticmethod
         def generateCertificate() -> Any:
-            return seam._Certificate.shared() if ours() else certificates.generateCertificate()
+            return Certificate.shared() if ours() else certificates.generateCertificate()
 
     module.RTCIceGatherer = make_gatherer
     module.RTCIceTransport = make_ice

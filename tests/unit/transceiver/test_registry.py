@@ -15,6 +15,7 @@ from voicerelay.shm.counters import TransceiverCounter
 from voicerelay.shm.ufrag import Ufrag, verify_ufrag
 from voicerelay.transceiver.agent import Request, Session
 from voicerelay.transceiver.directory import CONTROL_GONE, DirectoryError
+from voicerelay.transceiver.negotiate import NotAcceptable
 from voicerelay.transceiver.offer import check_offer
 from voicerelay.transceiver.registry import (
     CLOSE_ALL_S,
@@ -23,7 +24,6 @@ from voicerelay.transceiver.registry import (
     session_id,
     slot_of,
 )
-from voicerelay.transceiver.seam import NotAcceptable
 from voicerelay.transceiver.session import LiveSession, State
 
 SLOT, MAX_SESSIONS = 5, 3

@@ -22,9 +22,9 @@ from tests.unit.transceiver.test_session import (
 from voicerelay.shm.ufrag import make_ufrag
 from voicerelay.transceiver.agent import AudioPacket, Session
 from voicerelay.transceiver.hearing import MAX_UNREAD_PACKETS
+from voicerelay.transceiver.negotiate import NotAcceptable
 from voicerelay.transceiver.offer import check_offer
 from voicerelay.transceiver.rtp import build_report, parse_rtp
-from voicerelay.transceiver.seam import NotAcceptable
 from voicerelay.transceiver.session import (
     FOLLOWING,
     MAX_EARLY_PACKETS,

@@ -19,7 +19,8 @@ import voicerelay.aiortc
 from tests.unit.transceiver.test_offer import BROWSERS, CHROMIUM, WITH_CANDIDATES
 from tests.unit.transceiver.test_session import HANDSHAKE, WAIT_S, Host, until
 from tests.unit.transceiver.test_stock import SRTP, Stage, check, stage
-from voicerelay.transceiver import seam, stock_seam
+from voicerelay.transceiver import stock_seam
+from voicerelay.transceiver.dtls import MAX_DATAGRAM_SENT_BYTES
 from voicerelay.transceiver.registry import ServerFull
 from voicerelay.transceiver.stock import StockCall
 from voicerelay.transceiver.stock_seam import MAX_PENDING_DATAGRAMS, OffersAreNotOurs, outbound
@@ -135,7 +136,7 @@ def test_a_client_whose_ufrag_the_offer_names_is_answered() -> None:
             client.sock.settimeout(WAIT_S)
             flight = await asyncio.get_running_loop().run_in_executor(None, client.sock.recv, 2048)
             assert flight[0] == HANDSHAKE[0]
-            assert len(flight) <= seam.MAX_DATAGRAM_SENT_BYTES
+            assert len(flight) <= MAX_DATAGRAM_SENT_BYTES
             await pc.close()
 
     asyncio.run(run())
