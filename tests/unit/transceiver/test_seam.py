@@ -9,16 +9,18 @@ from typing import Any
 import aioice
 import pytest
 from aiortc import RTCConfiguration, RTCPeerConnection, RTCSessionDescription
-from aiortc.rtcdtlstransport import RTCCertificate, RTCDtlsTransport
+from aiortc.rtcdatachannel import RTCDataChannel, RTCDataChannelParameters
+from aiortc.rtcdtlstransport import RTCCertificate, RTCDtlsParameters, RTCDtlsTransport
 from aiortc.rtcicetransport import RTCIceGatherer
 from aiortc.rtcrtpreceiver import RTCRtpReceiver
 from aiortc.rtcrtpsender import RTCRtpSender
+from aiortc.rtcsctptransport import RTCSctpTransport
 from aiortc.sdp import SessionDescription
 
-from tests.unit.transceiver.test_offer import CHROMIUM, WITH_CANDIDATES
+from tests.unit.transceiver.test_offer import CHROMIUM, FINGERPRINT, WITH_CANDIDATES
 from voicerelay.transceiver import seam
 from voicerelay.transceiver.channels import DataChannel
-from voicerelay.transceiver.dtls import MAX_DATAGRAM_SENT_BYTES
+from voicerelay.transceiver.dtls import MAX_DATAGRAM_SENT_BYTES, Certificate, Dtls
 from voicerelay.transceiver.offer import Offer, check_offer
 from voicerelay.transceiver.seam import Peer, answer
 
@@ -145,6 +147,97 @@ def test_before_the_keys_are_there_nothing_is_encrypted_or_decrypted() -> None:
             assert peer.unprotect(bytes(40), rtcp) is None
             assert peer.protect(bytes(40), rtcp) is None
         await peer.close()
+
+    asyncio.run(run())
+
+
+class Caller(FakeLink):
+    """A link with the client at its other end: its DTLS and SCTP, and what either side has heard."""
+
+    def __init__(self, most_channels: int = 1) -> None:
+        super().__init__()
+        ours = Certificate.shared().getFingerprints()
+        self.peer: Peer | None = None
+        self.dtls = Dtls("server", RTCDtlsParameters(ours), self._to_server)
+        self.sctp = RTCSctpTransport(self.dtls)
+        self.offer = check_offer(CHROMIUM.replace(FINGERPRINT, ours[0].value))
+        self.most_channels = most_channels
+        self.channels: list[DataChannel] = []
+        self.heard: asyncio.Queue[tuple[str, str | bytes]] = asyncio.Queue()
+
+    def _to_server(self, data: bytes) -> None:
+        assert self.peer is not None
+        self.peer.deliver(data)
+
+    def send_datagram(self, data: bytes) -> None:
+        super().send_datagram(data)
+        self.dtls.take(data)
+
+    def channel_opened(self, channel: DataChannel) -> bool:
+        self.channels.append(channel)
+        return len(self.channels) <= self.most_channels
+
+    def message_received(self, label: str, data: str | bytes) -> None:
+        self.heard.put_nowait((label, data))
+
+    async def call(self) -> None:
+        self.peer = answer(self.offer, self)
+        self.dtls.begin()
+        self.peer.ready()
+        await self.sctp.start(None, 5000)
+
+    def open(self, label: str) -> tuple[RTCDataChannel, asyncio.Queue[str | bytes]]:
+        channel = RTCDataChannel(self.sctp, RTCDataChannelParameters(label=label))
+        messages: asyncio.Queue[str | bytes] = asyncio.Queue()
+        channel.on("message", messages.put_nowait)
+        return channel, messages
+
+    async def end(self) -> None:
+        assert self.peer is not None
+        await self.peer.close()
+        await self.sctp.stop()
+        await self.dtls.stop()
+
+
+def test_a_data_channel_carries_messages_both_ways() -> None:
+    async def run() -> None:
+        async with asyncio.timeout(10):
+            # given a call whose client has opened a channel
+            caller = Caller()
+            await caller.call()
+            channel, messages = caller.open("chat")
+            opened = asyncio.Event()
+            channel.on("open", opened.set)
+            await opened.wait()
+
+            # when it is used, with a message of many datagrams
+            channel.send("hello")
+            assert await caller.heard.get() == ("chat", "hello")
+            long = bytes(range(256)) * 200
+            channel.send(long)
+            assert await caller.heard.get() == ("chat", long)
+            caller.channels[0].send(long)
+
+            # then it arrives as it was
+            assert await messages.get() == long
+            await caller.end()
+
+    asyncio.run(run())
+
+
+def test_a_channel_that_the_session_does_not_want_is_closed() -> None:
+    async def run() -> None:
+        async with asyncio.timeout(10):
+            caller = Caller(most_channels=0)
+            await caller.call()
+            closed = asyncio.Event()
+            channel, _ = caller.open("chat")
+            channel.on("close", closed.set)
+
+            await closed.wait()
+
+            assert channel.readyState == "closed"
+            await caller.end()
 
     asyncio.run(run())
 
