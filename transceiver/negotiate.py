@@ -19,6 +19,7 @@ from voicerelay.transceiver.lite import HOST_PRIORITY
 SCTP_PORT = 5000
 _DISCARD_HOST, _DISCARD_PORT = "0.0.0.0", 9  # RFC 8840 §4.1.1
 _EXTENSIONS = ("urn:ietf:params:rtp-hdrext:sdes:mid", "urn:ietf:params:rtp-hdrext:ssrc-audio-level")
+_OPUS_PARAMETERS = {"minptime": 10, "useinbandfec": 1}  # RFC 7587 §6.1: its FEC is of use to us
 _ANSWERED = {
     "sendrecv": "sendrecv",
     "sendonly": "recvonly",
@@ -130,7 +131,11 @@ def _audio(
     ours.direction = direction
     ours.msid = "voicerelay voicerelay"
     ours.rtp = RTCRtpParameters(
-        codecs=[RTCRtpCodecParameters("audio/opus", 48000, 2, opus.payloadType)],
+        codecs=[
+            RTCRtpCodecParameters(
+                "audio/opus", 48000, 2, opus.payloadType, parameters=dict(_OPUS_PARAMETERS)
+            )
+        ],
         headerExtensions=[
             RTCRtpHeaderExtensionParameters(extension.id, extension.uri)
             for extension in offered.rtp.headerExtensions

@@ -43,6 +43,7 @@ def test_an_answer_is_lite_bundled_muxed_and_opus_only(sdp: str) -> None:
     audio, *data = sections(found)
     assert re.findall(r"a=rtpmap:\d+ (\S+)", audio) == ["opus/48000/2"]
     payload_type = "109" if sdp == FIREFOX else "111"
+    assert f"a=fmtp:{payload_type} minptime=10;useinbandfec=1\r\n" in audio
     assert re.match(rf"audio \d+ UDP/TLS/RTP/SAVPF {payload_type}\r\n", audio)
     assert "a=rtcp-mux\r\n" in audio
     assert "a=sendrecv\r\n" in audio
