@@ -52,9 +52,12 @@ class Call:
     closed: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def connect(
-        self, http: aiohttp.ClientSession, mangle: Callable[[str], str] = str
+        self,
+        http: aiohttp.ClientSession,
+        mangle: Callable[[str], str] = str,
+        mangle_answer: Callable[[str], str] = str,
     ) -> None:
-        """Offer, answer, and wait until connected. `mangle` may change the offer's SDP."""
+        """Offer, answer, and wait until connected. `mangle` and its like may change the SDP."""
         transceiver = self.pc.addTransceiver("audio", direction="sendrecv")
         connected = asyncio.Event()
 
@@ -81,7 +84,8 @@ class Call:
         sender: Any = transceiver.sender
         sender.send = self._nothing
         receiver.receive = self._register(receiver)
-        await self.pc.setRemoteDescription(RTCSessionDescription(self.answer, "answer"))
+        answer = RTCSessionDescription(mangle_answer(self.answer), "answer")
+        await self.pc.setRemoteDescription(answer)
         await asyncio.wait_for(connected.wait(), CONNECT_TIMEOUT_S)
         self._dtls: Any = receiver.transport
         self._ssrc = sender._ssrc
