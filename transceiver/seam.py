@@ -97,6 +97,7 @@ class _DtlsTransport(RTCDtlsTransport):
 class _PeerConnection(RTCPeerConnection):
     async def _RTCPeerConnection__connect(self) -> None:
         """Stock's task for ICE, DTLS and SCTP; a call that ends meanwhile is no error of ours."""
+        _build.set(None)  # the agent's task comes from here, and may make connections of its own
         with contextlib.suppress(InvalidStateError, ConnectionError):
             await super()._RTCPeerConnection__connect()  # type: ignore[misc]
 

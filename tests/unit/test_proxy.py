@@ -110,7 +110,10 @@ def test_clients_are_bounded() -> None:
     async def run() -> None:
         server = Server()
         async with proxy(server.sock.getsockname()) as between:
-            between._clients = {("127.0.0.1", n): None for n in range(MAX_CLIENTS)}  # type: ignore[assignment]
+            way = Way("seed", Figures(), server.sock.send)
+            between._clients = {
+                ("127.0.0.1", n): (server.sock, way, way) for n in range(MAX_CLIENTS)
+            }
             assert between._new_client(("127.0.0.2", 1)) is None
             between._clients.clear()
         server.close()
