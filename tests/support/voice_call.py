@@ -1,6 +1,7 @@
 """A caller with a voice, an ear and a data channel: what came back is PCM, and may be compared."""
 
 import asyncio
+import itertools
 import json
 from collections.abc import Callable
 from typing import Any
@@ -61,9 +62,7 @@ class VoiceCall(Call):
             ((p.sequence - self.received[0].sequence + 0x8000) & 0xFFFF, p.timestamp)
             for p in self.received
         )
-        return [
-            (b[0] - a[0], (b[1] - a[1]) & 0xFFFFFFFF) for a, b in zip(sent, sent[1:], strict=False)
-        ]
+        return [(b[0] - a[0], (b[1] - a[1]) & 0xFFFFFFFF) for a, b in itertools.pairwise(sent)]
 
     def heard(self) -> Pcm:
         """All of it at its place in time, pauses as silence."""
@@ -88,8 +87,14 @@ def alignment(heard: Pcm, said: Pcm) -> tuple[float, int]:
     a, b = heard.astype(float), said.astype(float)
     products = np.fft.irfft(np.fft.rfft(a, size) * np.conj(np.fft.rfft(b, size)), size)
     lag = int(products.argmax())
-    if lag > size // 2:
+    if lag >= len(heard):
         lag -= size
     start, end = max(0, lag), min(len(a), lag + len(b))
     a, b = a[start:end], b[start - lag : end - lag]
     return float(a @ b / np.sqrt((a @ a) * (b @ b))), lag
+
+
+def alignments(heard: Pcm, said: Pcm, window: int) -> list[float]:
+    """The same for windows of so many samples: a pause between two of them does no harm."""
+    starts = range(0, len(heard) - window + 1, window)
+    return [alignment(heard[start : start + window], said)[0] for start in starts]

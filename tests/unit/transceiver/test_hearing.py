@@ -1,7 +1,9 @@
 """What an agent hears: whoever asks gets it, from the beginning, bounded, and nobody pays who has not asked."""
 
 import asyncio
+import importlib
 import itertools
+import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any, TypeVar
 
@@ -9,7 +11,7 @@ import numpy as np
 import pytest
 
 from tests.support.voices import clean, decoded, likeness, numbered, payloads, speech, spoken
-from voicerelay.transceiver import activity, hearing, opus
+from voicerelay.transceiver import opus
 from voicerelay.transceiver.agent import AudioPacket
 from voicerelay.transceiver.hearing import MAX_UNREAD_FRAMES, MAX_UNREAD_PACKETS, Hearing
 from voicerelay.transceiver.inbound import MIN_WAIT_S
@@ -25,8 +27,8 @@ class Clock:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = 0.0
         self.timers: list[Timer] = []
-        monkeypatch.setattr(hearing.time, "monotonic", lambda: self.now)
-        monkeypatch.setattr(hearing.asyncio, "get_running_loop", lambda: self)
+        monkeypatch.setattr(time, "monotonic", lambda: self.now)
+        monkeypatch.setattr(asyncio, "get_running_loop", lambda: self)
 
     def call_at(self, when: float, callback: Callable[[], None]) -> "Timer":
         self.timers.append(Timer(when, callback))
@@ -347,7 +349,7 @@ def test_without_the_detector_listening_goes_on(monkeypatch: pytest.MonkeyPatch)
     def missing(_name: str) -> None:
         raise ImportError
 
-    monkeypatch.setattr(activity.importlib, "import_module", missing)
+    monkeypatch.setattr(importlib, "import_module", missing)
     ear = Hearing()
     frames = ear.listen(RATE)
 

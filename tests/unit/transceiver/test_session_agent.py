@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 
 import numpy as np
 import pytest
+from aiortc.rtcdtlstransport import RTCDtlsTransport
 
 from tests.support.voices import clean, numbered, speech
 from tests.unit.transceiver.test_channels import FakeChannel
@@ -245,7 +246,7 @@ def test_an_agent_can_hear_itself_interrupted(monkeypatch: pytest.MonkeyPatch) -
         async for message in session.messages():
             said.append(session.interrupt())
             await playing
-            session.send_message(f"{message.data}: {said[0]}", message.channel)
+            session.send_message(f"{message.data!r}: {said[0]}", message.channel)
 
     async def run() -> None:
         async with host() as here:
@@ -259,7 +260,7 @@ def test_an_agent_can_hear_itself_interrupted(monkeypatch: pytest.MonkeyPatch) -
 
             assert said[0] == session.stats().frames_played * 20
             assert len(voices(client)) == session.stats().frames_played
-            assert channel.sent == [f"stop: {said[0]}"]
+            assert channel.sent == [f"'stop': {said[0]}"]
 
     asyncio.run(run())
 
@@ -428,7 +429,7 @@ def test_an_agent_may_make_connections_of_its_own(monkeypatch: pytest.MonkeyPatc
             async def start(*_: object) -> None:
                 session.media_started(OPUS, OURS)
 
-            monkeypatch.setattr(seam.RTCDtlsTransport, "start", start)
+            monkeypatch.setattr(RTCDtlsTransport, "start", start)
             client.check(session, nominate=True)
             await ended(session)
 
@@ -438,6 +439,18 @@ def test_an_agent_may_make_connections_of_its_own(monkeypatch: pytest.MonkeyPatc
 
 
 # ---- what is left --------------------------------------------------------------------------------
+
+
+def left(session: LiveSession) -> tuple[int, int, int, int]:
+    """Turns and timers of the pacer, timers of a gap, tasks that wait for room."""
+    speaking, hearing = session._speaking, session._hearing
+    pacer = speaking._pacer
+    return (
+        len(pacer),
+        int(pacer._timer is not None),
+        int(hearing._timer is not None),
+        len(speaking._waiters),
+    )
 
 
 def test_of_an_ended_call_no_task_no_timer_and_no_turn_is_left(
@@ -461,20 +474,16 @@ def test_of_an_ended_call_no_task_no_timer_and_no_turn_is_left(
             # given calls that do everything at once, with a gap that is waited for
             for _ in range(3):
                 session, client = await talking(here, monkeypatch, busy)
+                await until(lambda s=session: len(s._speaking._waiters) == 1)  # type: ignore[misc]
                 for number in (0, 1, 3):
                     client.send(spoken(number))
-                await until(lambda s=session: len(s._speaking._waiters) == 1)  # type: ignore[misc]
-                assert session._hearing._timer is not None
-                assert len(here.pacer) == 1
+                assert left(session) == (1, 1, 1, 1)
 
                 session.end("gone")
                 await ended(session)
 
                 # then nothing of it is left
-                assert len(here.pacer) == 0
-                assert here.pacer._timer is None
-                assert session._hearing._timer is None
-                assert not session._speaking._waiters
+                assert left(session) == (0, 0, 0, 0)
                 await until(lambda: asyncio.all_tasks() <= before)
 
     asyncio.run(run())
