@@ -6,6 +6,8 @@ a millisecond and does not release the GIL belongs into a process of its own; th
 
 import asyncio
 import multiprocessing
+import os
+import threading
 from collections.abc import AsyncIterator
 from concurrent.futures import ProcessPoolExecutor
 
@@ -19,10 +21,25 @@ CHUNK_FRAMES = 25  # of 20 ms: half a second a job
 MAX_JOBS = 4  # of a call, under way; a pool that cannot keep up makes the agent read more slowly
 WORKERS = 2
 
+
+def begin() -> None:
+    """What a worker does first."""
+    # A transceiver is pinned to a core, and what it starts is born there.
+    voicerelay.unpin()
+    # It may be killed, and then nobody else ends its workers.
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
+
+
 # Made once, at import; its processes begin with the first job. "spawn": a transceiver has threads and sockets.
-# A transceiver is pinned to a core, and what it starts is born there: `unpin` lets the workers use the others.
 pool = ProcessPoolExecutor(
-    WORKERS, mp_context=multiprocessing.get_context("spawn"), initializer=voicerelay.unpin
+    WORKERS, mp_context=multiprocessing.get_context("spawn"), initializer=begin
 )
 app = App()
 

@@ -25,8 +25,16 @@ def chirp(seconds: float = CHIRP_S, rate: int = RATE) -> Pcm:
 
 @app.session
 async def agent(session: Session) -> None:
-    """The acts by name; without one it repeats."""
-    await ACTS[session.request.query.get("do", "echo")](session)
+    """The acts by name; without one it converses."""
+    await ACTS[session.request.query.get("do", "converse")](session)
+
+
+async def converse(session: Session) -> None:
+    """Say back what is heard, and write back what is written, louder."""
+    async with asyncio.TaskGroup() as group:
+        group.create_task(echo(session))
+        async for message in session.messages():
+            session.send_message(message.data.upper(), message.channel)
 
 
 async def say_chirp(session: Session) -> None:
@@ -86,6 +94,7 @@ async def fail(session: Session) -> None:
 
 
 ACTS: dict[str, Callable[[Session], Awaitable[None]]] = {
+    "converse": converse,
     "echo": echo,
     "chirp": say_chirp,
     "barge-in": be_interrupted,

@@ -4,10 +4,11 @@ import asyncio
 import json
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 
 import aiohttp
 import numpy as np
+import psutil
 import pytest
 
 from tests.support.agents import CHIRP_S, chirp
@@ -120,8 +121,9 @@ def test_text_bytes_and_the_request_reach_the_agent_at_whatever_transceiver(
 ) -> None:
     async def scenario() -> None:
         owners = set()
-        async with calling(running, "request") as first, calling(running, "request") as second:
-            for call in (first, second):
+        async with AsyncExitStack() as stack:
+            for _ in range(3):  # so many are not all taken by one
+                call = await stack.enter_async_context(calling(running, "request"))
                 assert await call.ask(b"\x00\x01\x02") == b"\x02\x01\x00"
                 told = json.loads(await call.ask("who am I?"))
                 assert told == {
@@ -259,3 +261,26 @@ def test_an_example_answers(example: str) -> None:
         asyncio.run(scenario(running))
         assert running.stop() == 0
     assert "Traceback" not in running.output
+
+
+def test_the_workers_of_a_killed_transceiver_end_and_use_every_core() -> None:
+    async def scenario(running: Server) -> None:
+        async with calling(running, "example") as call:
+            # given workers that have worked
+            await call.say(payloads(speech(1.0, RATE), RATE))
+            await call.heard_packets(10)
+            (transceiver,) = running.status()["transceivers"]
+            process = psutil.Process(transceiver["pid"])
+            workers = process.children(recursive=True)
+            spawned = [worker for worker in workers if "spawn_main" in " ".join(worker.cmdline())]
+            assert spawned
+            for worker in spawned:
+                assert len(worker.cpu_affinity()) == psutil.cpu_count()
+
+            # when their transceiver is killed, they end
+            process.kill()
+            _, alive = await asyncio.to_thread(psutil.wait_procs, workers, PATIENCE_S)
+            assert not alive
+
+    with server(relays=1, transceivers=1, app="examples.heavy:app") as running:
+        asyncio.run(scenario(running))
