@@ -78,8 +78,9 @@ def test_pcm_that_is_said_back_is_what_was_said_fifty_times_a_second(running: Se
             assert min(alike) > 0.7
             assert len(call.received) == pytest.approx(call.sent, abs=2)
             assert {sequence for sequence, _ in steps} == {1}
-            even = sum(ticks == 960 for _, ticks in steps)
-            assert even >= 0.9 * len(steps), steps
+            # A machine that is busy with other things makes pauses, but of whole frames.
+            assert {ticks % 960 for _, ticks in steps} == {0}
+            assert sum(ticks == 960 for _, ticks in steps) > 0.5 * len(steps)
 
     run(scenario)
 
@@ -94,7 +95,7 @@ def test_what_an_agent_plays_is_heard_and_then_the_call_ends(running: Server) ->
             alike, _ = alignment(heard, chirp())
             assert alike > ALIKE
             assert len(call.received) == CHIRP_S / PACKET_S
-            assert len(heard) == pytest.approx(CHIRP_S * RATE, rel=0.1)
+            assert len(heard) == CHIRP_S * RATE
 
     run(scenario)
 
