@@ -9,7 +9,7 @@ from collections import deque
 
 import numpy as np
 
-from voicerelay import App, Session
+from voicerelay import App, Session, SessionClosed
 
 RATE = 16_000
 MAX_TURN_FRAMES = 1500  # 30 s
@@ -20,7 +20,7 @@ app = App()
 
 @app.session
 async def turns(session: Session) -> None:
-    """One task collects, the other follows the turns."""
+    """One task collects, the other follows the turns, a third answers."""
     turn: deque[np.ndarray] = deque(maxlen=MAX_TURN_FRAMES)
     collecting = asyncio.create_task(_collect(session, turn))
     answering: asyncio.Task[None] | None = None
@@ -33,7 +33,7 @@ async def turns(session: Session) -> None:
                 lead_in = list(turn)[-LEAD_IN_FRAMES:]
                 turn.clear()
                 turn.extend(lead_in)
-            else:
+            elif turn:
                 answering = asyncio.create_task(_answer(session, np.concatenate(turn)))
     finally:
         collecting.cancel()
@@ -47,5 +47,5 @@ async def _collect(session: Session, turn: deque[np.ndarray]) -> None:
 
 
 async def _answer(session: Session, said: np.ndarray) -> None:
-    with contextlib.suppress(asyncio.CancelledError):
+    with contextlib.suppress(SessionClosed):
         await session.play(said, rate=RATE)

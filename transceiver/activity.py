@@ -9,7 +9,7 @@ from voicerelay.transceiver.agent import Speech
 from voicerelay.transceiver.opus import FRAME_S, Pcm
 
 AGGRESSIVENESS = 2  # of the detector: 0 hears speech everywhere, 3 misses some
-START_FRAMES = 3  # voiced in a row: a click is shorter
+START_FRAMES = 5  # voiced in a row: a click is shorter, and so is what begins a noise
 STOP_FRAMES = 25  # not voiced in a row: half a second, longer than a pause between words
 DETECTOR_RATES = (8_000, 16_000, 48_000)  # Hz; others are repeated up to the last
 FRAME_MS = round(FRAME_S * 1000)
@@ -20,9 +20,12 @@ class ActivityMissing(RuntimeError):
 
 
 class VoiceActivity:
-    """Turns the detector's opinion of each frame into beginnings and ends."""
+    """Turns the detector's opinion of each frame into beginnings and ends.
 
-    def __init__(self) -> None:
+    heard_ms: of the time line so far.
+    """
+
+    def __init__(self, heard_ms: int = 0) -> None:
         try:
             detector = importlib.import_module("webrtcvad")
         except ImportError:
@@ -30,7 +33,7 @@ class VoiceActivity:
                 'speech() needs a detector: pip install "voicerelay[vad]"'
             ) from None
         self._detector: Any = detector.Vad(AGGRESSIVENESS)
-        self._heard_ms = 0
+        self._heard_ms = heard_ms
         self._differing = 0  # frames in a row that speak against `speaking`
         self.speaking = False
 

@@ -6,7 +6,7 @@ import sys
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeGuard
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeGuard, TypeVar
 
 if TYPE_CHECKING:  # the command line and the supervisor do without numpy and libopus
     from voicerelay.transceiver.opus import Pcm
@@ -37,7 +37,11 @@ class Message(NamedTuple):
 
 
 class Speech(NamedTuple):
-    """The caller began to speak, or stopped. at_ms: in the time line of what was heard so far."""
+    """The caller began to speak, or stopped.
+
+    at_ms: when, on the time line of what `listen` and `speech` have heard of the call: frame
+    number n of the first `listen` begins at 20 n ms.
+    """
 
     started: bool
     at_ms: int
@@ -45,7 +49,10 @@ class Speech(NamedTuple):
 
 @dataclass(frozen=True)
 class Request:
-    """The HTTP request that began the call. body: what came as JSON beside the offer, else None."""
+    """The HTTP request that began the call. body: what came as JSON beside the offer, else None.
+
+    headers are found whatever their case; of several with one name the first.
+    """
 
     path: str = ""
     query: Mapping[str, str] = field(default_factory=dict)
@@ -80,7 +87,8 @@ class SessionClosed(Exception):
 class Session(ABC):
     """One call. Lives as long as the agent runs and the client stays.
 
-    Frames are numpy arrays: int16, mono, 20 ms.
+    Frames are numpy arrays: int16, mono, 20 ms. Whoever first asks for the caller's voice begins
+    with what has come so far, at most a second of it. Only for use in the event loop's own thread.
     """
 
     request: Request
@@ -96,7 +104,7 @@ class Session(ABC):
 
         rate: 8000, 12000, 16000, 24000 or 48000 Hz. Loss is repaired (FEC) or concealed, so
         that each 20 ms come once and in order. At most a second waits for a slow agent, then the
-        oldest frames are dropped and counted. The last call counts: an earlier iteration ends.
+        oldest frames are dropped and counted. A later call ends the iteration of an earlier one.
         Raises ValueError for another rate.
         """
 
@@ -105,7 +113,8 @@ class Session(ABC):
         """Say something; returns once all of it waits or is under way, at most 1 s before its end.
 
         pcm: mono int16 array, or its little-endian bytes, of any length. rate: 8000 to 96000 Hz.
-        Returns early after `interrupt`. Raises SessionClosed, and ValueError for what is no PCM.
+        Returns early after `interrupt`. What several tasks play at once is mixed up in time.
+        Raises SessionClosed, and ValueError for what is no PCM.
         """
 
     @abstractmethod
@@ -113,12 +122,12 @@ class Session(ABC):
         """Stop speaking at once (barge-in); the milliseconds of the utterance really sent.
 
         An utterance begins with the first `play` after the start, after `interrupt`, after
-        `drain`, or after a second of silence.
+        `drain`, or after a second of silence. After the call: what was said of the last one.
         """
 
     @abstractmethod
     async def drain(self) -> None:
-        """Wait until all that was played has been sent; the utterance has ended."""
+        """Wait until all that was played has been sent, or the call has ended."""
 
     @abstractmethod
     def speech(self) -> AsyncIterator[Speech]:
@@ -131,14 +140,16 @@ class Session(ABC):
     def messages(self) -> AsyncIterator[Message]:
         """What comes over the client's data channels; ends with the call.
 
-        At most MAX_UNREAD_MESSAGES wait for a slow agent, then new ones are dropped and counted.
+        At most MAX_UNREAD_MESSAGES and MAX_UNREAD_BYTES wait for a slow agent, then new ones are
+        dropped and counted. Several tasks may read: each message goes to one of them.
         """
 
     @abstractmethod
     def send_message(self, data: str | bytes, channel: str | None = None) -> None:
         """Send over the client's data channel of that label; None: the first it has opened.
 
-        Raises SessionClosed, and ValueError when there is no such channel or it is congested.
+        At most MAX_MESSAGE_BYTES, and what the client says it takes. Raises SessionClosed, and
+        ValueError when there is no such open channel, it is congested, or `data` is too long.
         """
 
     @abstractmethod
@@ -162,6 +173,7 @@ class Session(ABC):
 
 
 Agent = Callable[[Session], Awaitable[None]]
+AgentT = TypeVar("AgentT", bound=Agent)
 # An ASGI application, such as FastAPI's: takes scope, receive and send.
 AsgiApp = Callable[[Any, Any, Any], Awaitable[None]]
 
@@ -182,7 +194,7 @@ class App:
     def __init__(self) -> None:
         self.agent: Agent | None = None
 
-    def session(self, agent: Agent) -> Agent:
+    def session(self, agent: AgentT) -> AgentT:
         """Use this coroutine function for every call; one task a call."""
         self.agent = agent
         return agent

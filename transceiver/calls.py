@@ -51,7 +51,7 @@ class Calls:
 
         Raises Refused.
         """
-        about = Request(request.path, dict(request.query), dict(request.headers), body)
+        about = Request(request.path, request.query, request.headers, body)
         try:
             return await self.registry.create(check_offer(sdp), about)
         except OfferError as exc:

@@ -74,7 +74,7 @@ class Conversation(Session):
         await self._speaking.play(pcm, rate)
 
     def interrupt(self) -> int:
-        return self._speaking.outbound.interrupt()
+        return self._speaking.interrupt()
 
     async def drain(self) -> None:
         await self._speaking.drain()
@@ -97,16 +97,15 @@ class Conversation(Session):
 
     def stats(self) -> Stats:
         voice, hearing, outbound = self._voice, self._hearing, self._speaking.outbound
-        inbound, heard = voice.inbound if voice else None, hearing.stats
-        samples_ms = 1000 / hearing.rate
+        inbound, mended = voice.inbound if voice else None, hearing.mended()
         return Stats(
             duration_s=round(time.monotonic() - self.begun_at, 3),
             packets_in=self.packets_in,
             packets_out=voice.sent if voice else 0,
-            packets_lost_in=inbound.lost if inbound else 0,
-            recovered_ms=round(heard.recovered_samples * samples_ms),
-            concealed_ms=round(heard.concealed_samples * samples_ms),
-            silent_ms=round(heard.silent_samples * samples_ms),
+            packets_lost_in=max(0, inbound.lost) if inbound else 0,
+            recovered_ms=mended.recovered_ms,
+            concealed_ms=mended.concealed_ms,
+            silent_ms=mended.silent_ms,
             unread_ms=FRAME_MS * (hearing.unread_frames() + hearing.unread_packets()),
             fraction_lost_out=voice.remote_fraction_lost if voice else 0.0,
             rtt_ms=round(voice.rtt_s * 1000, 1) if voice and voice.rtt_s is not None else None,

@@ -1,13 +1,15 @@
 """What an agent hears: the packets of a call go to whoever asked for them, decoded or as they are."""
 
 import asyncio
+import math
 import time
 from collections import deque
+from typing import NamedTuple
 
 from voicerelay.shm.counters import TransceiverCounter
 from voicerelay.transceiver.activity import VoiceActivity
 from voicerelay.transceiver.agent import DEFAULT_LISTEN_RATE, AudioPacket, Speech
-from voicerelay.transceiver.inbound import Inbound, InboundStats
+from voicerelay.transceiver.inbound import Inbound
 from voicerelay.transceiver.opus import FRAME_S, RATES, Pcm
 from voicerelay.transceiver.rtp import RtpPacket
 from voicerelay.transceiver.unread import Unread
@@ -18,10 +20,21 @@ MAX_UNREAD_PACKETS = 50  # one second of voice
 MAX_UNREAD_SPEECH = 64  # beginnings and ends
 
 
+FRAME_MS = round(FRAME_S * 1000)
+
+
+class Mended(NamedTuple):
+    """How gaps were filled so far, in ms: see Stats."""
+
+    recovered_ms: int = 0
+    concealed_ms: int = 0
+    silent_ms: int = 0
+
+
 class Hearing:
     """One call's. Nothing is decoded before somebody listens.
 
-    Readers begin with what came while nobody had asked yet, at most MAX_UNREAD_PACKETS.
+    The first reader begins with what came while nobody had asked yet, at most MAX_UNREAD_PACKETS.
     """
 
     def __init__(self) -> None:
@@ -34,25 +47,18 @@ class Hearing:
         self._timer: asyncio.TimerHandle | None = None
         self._closed = False
         self._missed = 0  # packets that came before anybody asked, and gave way
-        self.packets_unread = self.frames_unread = 0
-
-    @property
-    def stats(self) -> InboundStats:
-        """Of the decoding so far."""
-        return self._inbound.stats if self._inbound is not None else InboundStats()
-
-    @property
-    def rate(self) -> int:
-        """Hz of what is decoded, in whose samples `stats` counts."""
-        return self._inbound.rate if self._inbound is not None else DEFAULT_LISTEN_RATE
+        self._heard_frames = 0
+        self._mended = Mended()  # by earlier decoders
+        self._packets_unread = self._frames_unread = 0  # by earlier readers
 
     def listen(self, rate: int) -> Unread[Pcm]:
         """Frames from now on; an earlier listener's iteration ends. Raises ValueError."""
         if rate not in RATES:
             raise ValueError(f"listen: {rate} Hz is none of {', '.join(map(str, RATES))}")
+        self._give_up_gaps(rate)
         if self._frames is not None:
-            self.frames_unread += self._frames.dropped + len(self._frames)
-            self._frames.close()
+            self._frames.discard()
+            self._frames_unread += self._frames.dropped
         self._frames = Unread(MAX_UNREAD_FRAMES)
         self._decode(rate)
         return self._frames
@@ -60,24 +66,28 @@ class Hearing:
     def packets(self) -> Unread[AudioPacket]:
         """Opus packets from now on; an earlier reader's iteration ends."""
         if self._packets is not None:
-            self.packets_unread += self._packets.dropped + len(self._packets)
-            self._packets.close()
+            self._packets.discard()
+            self._packets_unread += self._packets.dropped
         self._packets = Unread(MAX_UNREAD_PACKETS)
         for packet, _ in self._take_before():
             self._hand_on(packet, self._packets)
+        if self._closed:
+            self._packets.close()
         return self._packets
 
     def speech(self) -> Unread[Speech]:
         """Beginnings and ends of speech. Raises ActivityMissing."""
-        self._activity = VoiceActivity()
+        self._activity = VoiceActivity(self._heard_frames * FRAME_MS)
         if self._speech is not None:
-            self._speech.close()
+            self._speech.discard()
         self._speech = Unread(MAX_UNREAD_SPEECH)
-        self._decode(self.rate)
+        self._decode(self._inbound.rate if self._inbound is not None else DEFAULT_LISTEN_RATE)
         return self._speech
 
     def receive(self, packet: RtpPacket, now: float) -> TransceiverCounter | None:
         """A packet that SRTP has authenticated; the reason if its voice is dropped."""
+        if self._closed:
+            return None
         if self._packets is not None:
             self._hand_on(packet, self._packets)
         inbound = self._inbound
@@ -91,13 +101,23 @@ class Hearing:
             self._arm(inbound.deadline)
         return reason
 
+    def mended(self) -> Mended:
+        """By all decoders of the call."""
+        if self._inbound is None:
+            return self._mended
+        stats, ms = self._inbound.stats, 1000 / self._inbound.rate
+        samples = stats.recovered_samples, stats.concealed_samples, stats.silent_samples
+        return Mended(
+            *(before + round(n * ms) for before, n in zip(self._mended, samples, strict=True))
+        )
+
     def unread_frames(self) -> int:
         """Dropped so far because nobody read them in time."""
-        return self.frames_unread + (self._frames.dropped if self._frames is not None else 0)
+        return self._frames_unread + (self._frames.dropped if self._frames is not None else 0)
 
     def unread_packets(self) -> int:
         """Dropped so far because nobody read them in time."""
-        return self.packets_unread + (self._packets.dropped if self._packets is not None else 0)
+        return self._packets_unread + (self._packets.dropped if self._packets is not None else 0)
 
     def close(self) -> None:
         """The call has ended: what waits can be read, then every iteration ends."""
@@ -107,25 +127,37 @@ class Hearing:
                 reader.close()
         if self._timer is not None:
             self._timer.cancel()
+            self._timer = None
+
+    def _give_up_gaps(self, rate: int) -> None:
+        """Before another rate: what waits for its turn is the earlier listener's."""
+        if self._inbound is not None and self._inbound.rate != rate:
+            self._inbound.expire(math.inf)
 
     def _decode(self, rate: int) -> None:
-        if self._inbound is not None and self._inbound.rate == rate:
-            return
-        self._inbound = Inbound(rate, self._heard)
-        for packet, arrived in self._take_before():
-            self._inbound.receive(packet, arrived)
+        """See that frames of this rate come; what came before is heard first."""
+        if self._inbound is None or self._inbound.rate != rate:
+            self._mended = self.mended()
+            self._inbound = Inbound(rate, self._heard)
+            for packet, arrived in self._take_before():
+                self._inbound.receive(packet, arrived)
+            if self._inbound.deadline is not None and self._timer is None and not self._closed:
+                self._arm(self._inbound.deadline)
+        if self._closed:
+            self.close()
 
     def _take_before(self) -> list[tuple[RtpPacket, float]]:
         before = list(self._before)
         self._before.clear()
-        self.packets_unread, self._missed = self.packets_unread + self._missed, 0
+        self._packets_unread, self._missed = self._packets_unread + self._missed, 0
         return before
 
     def _heard(self, frame: Pcm) -> None:
+        self._heard_frames += 1
         if self._frames is not None:
             self._frames.put(frame)
         if self._activity is not None and self._speech is not None:
-            change = self._activity.feed(frame, self.rate)
+            change = self._activity.feed(frame, round(len(frame) / FRAME_S))
             if change is not None:
                 self._speech.put(change)
 
@@ -143,5 +175,5 @@ class Hearing:
         self._timer = None
         if self._inbound is not None:
             self._inbound.expire(time.monotonic())
-            if self._inbound.deadline is not None and not self._closed:
+            if self._inbound.deadline is not None:
                 self._arm(self._inbound.deadline)

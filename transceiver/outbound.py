@@ -107,7 +107,7 @@ class Outbound:
         assert buffer is not None
         taken = buffer.write(samples, rate)
         self._fed = True
-        self._refused = taken < len(samples)
+        self._refused |= taken < len(samples)  # another writer may be waiting
         self._dry_since = None
         return taken
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from voicerelay.shm.counters import TransceiverCounter
 from voicerelay.transceiver import guard, rtp
-from voicerelay.transceiver.agent import Agent, Request
+from voicerelay.transceiver.agent import Agent, Request, SessionClosed
 from voicerelay.transceiver.channels import DataChannel
 from voicerelay.transceiver.conversation import Conversation
 from voicerelay.transceiver.directory import Directory
@@ -26,6 +26,7 @@ from voicerelay.transceiver.voice import REPORT_INTERVAL_S, VoicePath
 
 SETUP_TIMEOUT_S = 30.0  # from the answer to media
 HANDSHAKE_GRACE_S = 0.5  # a session that is ended in its handshake waits so long for its end
+AGENT_GRACE_S = 1.0  # to clean up, before the client is told
 MAX_EARLY_PACKETS = 16  # media that came before its keys
 FIRST_RTP_BYTE = 128  # RFC 7983 §7: DTLS stays below
 
@@ -111,13 +112,15 @@ class LiveSession(Conversation):
         self._move(State.CLOSED)
         self.end_reason = reason
         log.info("session %s ended: %s", self.short_id, reason)
+        self.hang_up()
         self._close_task = asyncio.get_running_loop().create_task(self._close())
 
     async def _close(self) -> None:
-        self.hang_up()
-        if self._agent_task is not None and self._agent_task is not asyncio.current_task():
+        if self._agent_task is not None:
             self._agent_task.cancel()
-            await asyncio.wait([self._agent_task], timeout=1.0)
+            await asyncio.wait([self._agent_task], timeout=AGENT_GRACE_S)
+            if not self._agent_task.done():
+                log.warning("session %s: its agent goes on after its end", self.short_id)
         try:
             if self._peer is not None:
                 if self._peer.dtls_state == "connecting":
@@ -282,15 +285,18 @@ class LiveSession(Conversation):
     # ---- for the agent -----------------------------------------------------------------------
 
     async def _run_agent(self) -> None:
+        """Whatever the agent does, SystemExit included, it ends its own call alone."""
         try:
             await self._agent(self)
         except asyncio.CancelledError:
+            self.end("the agent was cancelled")
             raise
-        except Exception:
-            log.exception("session %s: the agent failed", self.short_id)
-            self.end("the agent failed")
-        else:
-            self.end("the agent has finished")
+        except (Exception, SystemExit, KeyboardInterrupt, BaseExceptionGroup) as exc:
+            if not _says_closed(exc):
+                log.exception("session %s: the agent failed", self.short_id)
+                self.end("the agent failed")
+                return
+        self.end("the agent has finished")
 
     def describe(self) -> dict[str, Any]:
         """Figures for the demo page and operators; no addresses, no keys."""
@@ -301,3 +307,10 @@ class LiveSession(Conversation):
             "ice": self._reach.ice.state.value,
             "dtls": self._peer.dtls_state if self._peer else "new",
         } | asdict(self.stats())
+
+
+def _says_closed(exc: BaseException) -> bool:
+    """Whether an agent was told that its call has ended, and nothing else went wrong."""
+    if isinstance(exc, BaseExceptionGroup):
+        return exc.split(SessionClosed)[1] is None
+    return isinstance(exc, SessionClosed)

@@ -12,7 +12,11 @@ from voicerelay.shm.rundir import http_socket
 
 PROXY_TIMEOUT_S = 3.0
 LIVELY_S = 0.5  # a heartbeat older than this: do not hand it a call
-_REQUEST_HEADERS = ("Content-Type", "If-Match", "Authorization", "Accept")
+# Of one connection (RFC 9110 §7.6.1), or of a body as it was sent; the agent sees all the others.
+_NOT_PASSED_ON = {
+    *("connection", "keep-alive", "proxy-authorization", "proxy-connection", "te", "trailer"),
+    *("transfer-encoding", "upgrade", "content-encoding", "content-length", "expect"),
+}
 _RESPONSE_HEADERS = ("Content-Type", "Location", "ETag", "Link", "Retry-After", "Allow")
 
 
@@ -44,7 +48,7 @@ class Siblings:
     async def pass_on(self, slot: int, request: web.Request) -> web.Response:
         """The sibling's answer to the same request. Raises SiblingGone."""
         body = await request.read()
-        headers = {k: request.headers[k] for k in _REQUEST_HEADERS if k in request.headers}
+        headers = [(k, v) for k, v in request.headers.items() if k.lower() not in _NOT_PASSED_ON]
         try:
             async with self.client(slot).request(
                 request.method,

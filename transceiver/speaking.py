@@ -26,6 +26,7 @@ class Speaking:
         self._failed = failed
         self._waiters: set[asyncio.Future[None]] = set()
         self._closed = False
+        self._said_ms = 0  # of the utterance that the end of the call has cut
         self.outbound = Outbound(self._changed)
 
     async def play(self, pcm: PcmLike, rate: int) -> None:
@@ -41,8 +42,12 @@ class Speaking:
             if not len(samples):
                 return
             await self._change()
-            if self.outbound.interrupts != interrupts:
+            if self.outbound.interrupts != interrupts and not self._closed:
                 return
+
+    def interrupt(self) -> int:
+        """See Session.interrupt; after the end what was said of the utterance it has cut."""
+        return self._said_ms if self._closed else self.outbound.interrupt()
 
     async def drain(self) -> None:
         """See Session.drain."""
@@ -54,7 +59,7 @@ class Speaking:
         """The call has ended: nothing waits any more."""
         self._closed = True
         self._pacer.remove(self)
-        self.outbound.interrupt()
+        self._said_ms = self.outbound.interrupt()
 
     # ---- for the pacer -----------------------------------------------------------------------
 

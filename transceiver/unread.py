@@ -10,21 +10,26 @@ T = TypeVar("T")
 class Unread(Generic[T]):
     """An asynchronous iterator over what is `put`, until `close`.
 
-    At most `limit` wait; then the oldest gives way, or with `keep_oldest` the new one.
+    At most `limit` wait; then the oldest gives way, or with `keep_oldest` the new one. Several
+    tasks may read; each item goes to one of them.
     """
 
-    __slots__ = ("_closed", "_items", "_keep_oldest", "_limit", "_waiter", "dropped")
+    __slots__ = ("_closed", "_items", "_keep_oldest", "_limit", "_waiters", "dropped")
 
     def __init__(self, limit: int, keep_oldest: bool = False) -> None:
         self._items: deque[T] = deque()
         self._limit = limit
         self._keep_oldest = keep_oldest
-        self._waiter: asyncio.Future[None] | None = None
+        self._waiters: set[asyncio.Future[None]] = set()
         self._closed = False
         self.dropped = 0
 
     def __len__(self) -> int:
         return len(self._items)
+
+    def waiting(self) -> tuple[T, ...]:
+        """What was put and not read, oldest first."""
+        return tuple(self._items)
 
     def put(self, item: T) -> None:
         """Never blocks."""
@@ -43,6 +48,12 @@ class Unread(Generic[T]):
         self._closed = True
         self._wake()
 
+    def discard(self) -> None:
+        """The iteration ends at once; what waits is dropped."""
+        self.dropped += len(self._items)
+        self._items.clear()
+        self.close()
+
     def __aiter__(self) -> "Unread[T]":
         return self
 
@@ -50,12 +61,16 @@ class Unread(Generic[T]):
         while not self._items:
             if self._closed:
                 raise StopAsyncIteration
-            waiter = self._waiter
-            if waiter is None or waiter.done():
-                waiter = self._waiter = asyncio.get_running_loop().create_future()
-            await waiter
+            # One for each reader: a reader that is cancelled cancels what it waits for.
+            waiter = asyncio.get_running_loop().create_future()
+            self._waiters.add(waiter)
+            try:
+                await waiter
+            finally:
+                self._waiters.discard(waiter)
         return self._items.popleft()
 
     def _wake(self) -> None:
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
+        for waiter in self._waiters:
+            if not waiter.done():
+                waiter.set_result(None)

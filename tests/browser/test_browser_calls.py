@@ -101,6 +101,20 @@ MUTE_JS = """(async () => {
 })()"""
 
 
+# The page itself opens no data channel; this lets it open one with its call.
+CHANNEL_JS = """(() => {
+  const Stock = window.RTCPeerConnection;
+  window.__said = [];
+  window.RTCPeerConnection = class extends Stock {
+    constructor(...how) {
+      super(...how);
+      window.__channel = this.createDataChannel('chat');
+      window.__channel.onmessage = event => window.__said.push(event.data);
+    }
+  };
+})()"""
+
+
 class Heard(NamedTuple):
     """A recording, and how much of it the browser made up for packets that did not come."""
 
@@ -142,9 +156,13 @@ async def text(browser: Browser, element: str) -> str:
     return str(await browser.evaluate(f"document.getElementById('{element}').textContent.trim()"))
 
 
-async def dial(browser: Browser, url: str) -> str:
-    """Open the page and press "call"; returns the state in which the attempt comes to rest."""
+async def dial(browser: Browser, url: str, before: str = "null") -> str:
+    """Open the page and press "call"; returns the state in which the attempt comes to rest.
+
+    before: JavaScript to run in the page before the call.
+    """
     await browser.goto(f"{url}/?raw=1")
+    await browser.evaluate(before)
     await browser.evaluate("document.getElementById('call').click()")
     await browser.wait_for(
         "['connected', 'failed', 'ended']"
@@ -154,10 +172,10 @@ async def dial(browser: Browser, url: str) -> str:
     return await text(browser, "state")
 
 
-async def connect(browser: Browser, url: str) -> None:
+async def connect(browser: Browser, url: str, before: str = "null") -> None:
     """Call, and start to listen; returns once the own voice comes back."""
     async with asyncio.timeout(CONNECT_TIMEOUT_S):
-        state = await dial(browser, url)
+        state = await dial(browser, url, before)
     assert state == "connected", f"{browser.name}: {state}: {await text(browser, 'error')}"
     await browser.evaluate(tones.RECORD_JS)
     await browser.wait_for(
@@ -376,3 +394,24 @@ def test_trickled_mdns_candidate_is_accepted_and_ignored(
             assert_tone(browser, await listen(browser, 3), 3)
 
     asyncio.run(scenario())
+
+
+def test_an_agent_hears_says_and_writes_back(voice: Path) -> None:
+    async def scenario(running: Server) -> None:
+        async with chromium(voice=voice) as browser:
+            # given a call with an agent that decodes and encodes, and a data channel
+            await connect(browser, running.http_url, CHANNEL_JS)
+            await browser.wait_for("window.__channel.readyState === 'open'", CONNECT_TIMEOUT_S)
+
+            # when something is said and something is written
+            await browser.evaluate("window.__channel.send('grüß dich')")
+            heard = await listen(browser, 4)
+
+            # then both come back
+            assert_tone(browser, heard, 4)
+            assert await browser.evaluate("window.__said") == ["GRÜSS DICH"]
+
+    with server(relays=1, transceivers=1, app="tests.support.agents:app") as running:
+        asyncio.run(scenario(running))
+        assert running.stop() == 0
+    assert "Traceback" not in running.output

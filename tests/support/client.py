@@ -3,7 +3,7 @@
 import asyncio
 import itertools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -45,6 +45,8 @@ class Call:
     pc: RTCPeerConnection = field(default_factory=lambda: RTCPeerConnection(RTCConfiguration([])))
     received: list[Received] = field(default_factory=list)
     sent: int = 0
+    query: str = ""  # of the URL that is called
+    headers: dict[str, str] = field(default_factory=dict)
     resource: str = ""
     etag: str = ""
     answer: str = ""
@@ -52,9 +54,12 @@ class Call:
     closed: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def connect(
-        self, http: aiohttp.ClientSession, mangle: Callable[[str], str] = str
+        self,
+        http: aiohttp.ClientSession,
+        mangle: Callable[[str], str] = str,
+        mangle_answer: Callable[[str], str] = str,
     ) -> None:
-        """Offer, answer, and wait until connected. `mangle` may change the offer's SDP."""
+        """Offer, answer, and wait until connected. `mangle` and its like may change the SDP."""
         transceiver = self.pc.addTransceiver("audio", direction="sendrecv")
         connected = asyncio.Event()
 
@@ -67,9 +72,9 @@ class Call:
 
         await self.pc.setLocalDescription(await self.pc.createOffer())
         async with http.post(
-            f"{self.url}/whip",
+            f"{self.url}/whip{self.query}",
             data=mangle(self.pc.localDescription.sdp),
-            headers={"Content-Type": "application/sdp"},
+            headers={"Content-Type": "application/sdp", **self.headers},
         ) as response:
             if response.status != 201:
                 raise CallRefused(response.status, await response.json())
@@ -81,7 +86,8 @@ class Call:
         sender: Any = transceiver.sender
         sender.send = self._nothing
         receiver.receive = self._register(receiver)
-        await self.pc.setRemoteDescription(RTCSessionDescription(self.answer, "answer"))
+        answer = RTCSessionDescription(mangle_answer(self.answer), "answer")
+        await self.pc.setRemoteDescription(answer)
         await asyncio.wait_for(connected.wait(), CONNECT_TIMEOUT_S)
         self._dtls: Any = receiver.transport
         self._ssrc = sender._ssrc
@@ -109,12 +115,16 @@ class Call:
 
     async def talk(self, seconds: float) -> None:
         """Send a packet every 20 ms on an absolute schedule."""
+        await self.say([None] * int(seconds / PACKET_S))
+
+    async def say(self, payloads: Sequence[bytes | None]) -> None:
+        """Send these every 20 ms on an absolute schedule."""
         start = time.monotonic()
-        for index in range(int(seconds / PACKET_S)):
+        for index, payload in enumerate(payloads):
             wait = start + index * PACKET_S - time.monotonic()
             if wait > 0:
                 await asyncio.sleep(wait)
-            await self.send()
+            await self.send(payload)
 
     def numbers(self) -> list[int]:
         """The numbers that came back, in order of arrival."""
