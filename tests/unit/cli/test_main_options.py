@@ -127,10 +127,17 @@ def test_a_relative_run_directory_is_made_absolute(seen: list[Config]) -> None:
     ],
 )
 def test_the_banner_tells_where_to_call(host: str, url: str) -> None:
-    config = Config(**(vars(BY_VARIABLES) | {"http_host": host}))
+    config = Config(**(vars(BY_VARIABLES) | {"http_host": host, "app": DEFAULT_APP}))
 
     shown = banner(config, ["192.0.2.1", "2001:db8::1"], steered=False)
 
     assert shown.startswith(f"voicerelay is ready: open {url} and press Call")
     assert "UDP port 4000 on 192.0.2.1, 2001:db8::1" in shown
     assert "portable" in shown
+
+
+def test_the_banner_promises_no_demo_page_of_an_app_that_may_have_another() -> None:
+    shown = banner(BY_VARIABLES, ["192.0.2.1"], steered=False)
+
+    assert shown.startswith("voicerelay is ready: open http://")
+    assert "press Call" not in shown
