@@ -1,0 +1,342 @@
+"""One process that holds many calls and costs little: Opus packets made before, sent on time, judged afterwards.
+
+Run by contenders.py: `python caller.py JSON`. Sets up the calls, says "ready", waits for a line, talks, and
+prints one line of JSON. While it talks nothing is decoded or decrypted, and no event loop runs.
+"""
+
+import asyncio
+import ipaddress
+import json
+import secrets
+import select
+import socket
+import struct
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import uvloop
+from pylibsrtp import Error as SrtpError
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+sys.path[0] = str(ROOT)
+
+from bench.voice.signal import PACKET_S, RATE, likeness_to, payloads
+from bench.voice.watch import Watched
+from tests.support.impair import Impairment, impair
+from tests.support.lean import MAX_DATAGRAM_BYTES, Caller, LeanCall
+from voicerelay.shm import stun
+from voicerelay.transceiver import opus, rtp
+
+PASSWORD = b"i0xTq3rFyvV0ZEaV1V9YJ1cP"  # of lean.py's offer
+TICKS = 960
+CHECK_S = 2.5  # as browsers do (RFC 7675)
+REPORT_S = 1.0
+REPORTED_LOSS = 0.05  # switches the server's FEC on
+DRAIN_S = 0.002
+SO_TIMESTAMPNS = 35
+CONTROL_BYTES = 64
+DECODED_CALLS = 3
+RECEIVE_BUFFER_BYTES = 1 << 20
+CONNECT_AT_ONCE = 2
+FIRST_SEQUENCE = 1000
+SSRC = int.from_bytes(b"lean", "big")
+
+Event = tuple[float, int, int]  # seconds from the beginning, call, packet
+
+
+class TalkingCall(LeanCall):
+    """A call that also answers the server's checks, which a full ICE agent sends."""
+
+    def __init__(self, caller: Caller) -> None:
+        super().__init__(caller)
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER_BYTES)
+        self._socket.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
+        self._socket.bind(("127.0.0.1", 0))
+        self.ssrc = 0
+        self.received: list[tuple[float, bytes]] = []  # arrival, SRTP
+        self.sent = self.sent_in_window = 0
+        self._credentials = ("", "")
+
+    async def connect(self, http: aiohttp.ClientSession) -> None:
+        """Offer, check, handshake. Raises LeanCallFailed or TimeoutError."""
+        async with asyncio.timeout(30):
+            answer = await self._post(http)
+            self.ssrc = int(_after(answer, "\r\na=ssrc:").split()[0])
+            self._credentials = _after(answer, "\r\na=ice-ufrag:"), _after(answer, "\r\na=ice-pwd:")
+            fields = _after(answer, "\r\na=candidate:").split()
+            self._socket.connect((fields[4], int(fields[5])))
+            await self._check(*self._credentials)
+            await self._handshake()
+
+    def fileno(self) -> int:
+        return self._socket.fileno()
+
+    def send_packet(self, number: int, payload: bytes) -> None:
+        assert self._tx is not None
+        packet = rtp.RtpPacket(
+            number == 0,
+            111,
+            (FIRST_SEQUENCE + number) & 0xFFFF,
+            (number * TICKS) & 0xFFFFFFFF,
+            SSRC,
+            payload,
+        )
+        self._socket.send(self._tx.protect(rtp.build_rtp(packet)))
+        self.sent += 1
+
+    def send_report(self) -> None:
+        assert self._tx is not None
+        block = rtp.ReportBlock(self.ssrc, round(REPORTED_LOSS * 256), 0, 0, 0, 0, 0)
+        self._socket.send(self._tx.protect_rtcp(rtp.build_report(SSRC, "lean", None, [block])))
+
+    def send_check(self) -> None:
+        ufrag, password = self._credentials
+        attributes = [
+            (stun.USERNAME, f"{ufrag}:{self._ufrag}".encode()),
+            (stun.PRIORITY, (1 << 30).to_bytes(4, "big")),
+            (stun.ICE_CONTROLLING, bytes(8)),
+            (stun.USE_CANDIDATE, b""),
+        ]
+        self._socket.send(
+            stun.build(stun.BINDING_REQUEST, secrets.token_bytes(12), attributes, password.encode())
+        )
+
+    def take_all(self) -> None:
+        """Keep what has come, with the kernel's time of arrival."""
+        while True:
+            try:
+                data, control, _, _ = self._socket.recvmsg(MAX_DATAGRAM_BYTES, CONTROL_BYTES)
+            except BlockingIOError:
+                return
+            if data[0] < 4:
+                self._answer(data)
+            elif data[0] >= 128 and not rtp.is_rtcp(data):
+                seconds, nanoseconds = struct.unpack("qq", control[0][2])
+                self.received.append((seconds + nanoseconds * 1e-9, data))
+
+    async def _receive(self, first: int, last: int) -> bytes:
+        while True:
+            data = await self._loop.sock_recv(self._socket, MAX_DATAGRAM_BYTES)
+            if data[:2] == b"\x00\x01":
+                self._answer(data)
+            if first <= data[0] <= last and data[:2] != b"\x00\x01":
+                return data
+
+    def _answer(self, data: bytes) -> None:
+        """Binding success (RFC 8445 §7.3)."""
+        if data[:2] != b"\x00\x01":
+            return
+        host, port = self._socket.getpeername()
+        value = stun.xor_address(port, ipaddress.ip_address(host).packed, data[8:20])
+        attributes = [(stun.XOR_MAPPED_ADDRESS, value)]
+        self._socket.send(stun.build(stun.BINDING_SUCCESS, data[8:20], attributes, PASSWORD))
+
+    async def _post(self, http: aiohttp.ClientSession) -> str:
+        port = self._socket.getsockname()[1]
+        candidate = f"a=candidate:1 1 udp 2113937151 127.0.0.1 {port} typ host\r\n"
+        plain = self._caller._offer
+        self._caller._offer = plain.replace(
+            "a=ice-options:trickle\r\n", candidate + "a=end-of-candidates\r\n"
+        )
+        try:
+            return await super()._post(http)
+        finally:
+            self._caller._offer = plain
+
+
+def _after(text: str, mark: str) -> str:
+    return text.partition(mark)[2].partition("\r\n")[0]
+
+
+@dataclass
+class Talk:
+    """What is asked of this process."""
+
+    url: str
+    calls: int
+    warm_s: float
+    seconds: float
+    watch: list[int] = field(default_factory=list)  # pids to charge
+    cpu: int | None = None
+    impairments: list[dict[str, Any]] = field(default_factory=list)  # of the calls, in turn
+    impaired_s: tuple[float, float] = (0.0, 0.0)  # from, to
+    seed: int = 1
+
+
+def evenly(talk: Talk) -> Iterator[Event]:
+    """Every call each 20 ms, all of them spread over the 20 ms."""
+    step = PACKET_S / talk.calls
+    for number in range(round((talk.warm_s + talk.seconds) / PACKET_S)):
+        for call in range(talk.calls):
+            yield number * PACKET_S + call * step, call, number
+
+
+def impaired(talk: Talk) -> Iterable[Event]:
+    """The same, as it leaves a bad network: lost, late, and not in order."""
+    clean = list(evenly(talk))
+    begin, end = talk.impaired_s
+    events = [event for event in clean if not begin <= event[0] < end]
+    for call in range(talk.calls):
+        how = Impairment(delay_s=0.0, **talk.impairments[call % len(talk.impairments)])
+        during = [event for event in clean if begin <= event[0] < end and event[1] == call]
+        packets = [(at, rtp.RtpPacket(False, 111, number, 0, 0, b"")) for at, _, number in during]
+        arriving = impair(packets, how, talk.seed + call)
+        events += [(at, call, packet.sequence) for at, packet in arriving]
+    return sorted(events)
+
+
+class Party:
+    """All calls of this process, talking."""
+
+    def __init__(self, talk: Talk, calls: list[TalkingCall]) -> None:
+        self._talk = talk
+        self._calls = calls
+        self._poll = select.epoll()
+        self._by_fd = {call.fileno(): call for call in calls}
+        for fd in self._by_fd:
+            self._poll.register(fd, select.EPOLLIN)
+        self._spoken = payloads()
+        self.began = 0.0
+
+    def run(self) -> dict[str, Any]:
+        talk = self._talk
+        events = impaired(talk) if talk.impairments else evenly(talk)
+        watched = Watched(talk.watch)
+        self.began = start = time.monotonic() + 0.05
+        window = start + talk.warm_s
+        before: dict[int, float] | None = None
+        next_drain, next_care, care = 0.0, start, 0
+        own = time.process_time()
+        for offset, index, number in events:
+            due = start + offset
+            now = time.monotonic()
+            if now < due:
+                time.sleep(due - now)
+                now = time.monotonic()
+            if before is None and now >= window:
+                before, began_at, window_wall = watched.cpu_s(), now, time.time()
+            call = self._calls[index]
+            spoken = self._spoken
+            call.send_packet(number, spoken[(number + 37 * index) % len(spoken)])
+            call.sent_in_window += before is not None
+            if now >= next_drain:
+                self._drain()
+                next_drain = now + DRAIN_S
+            while now >= next_care:  # one call's check and report at a time
+                call = self._calls[care % len(self._calls)]
+                call.send_report()
+                if care // len(self._calls) % max(1, round(CHECK_S / REPORT_S)) == 0:
+                    call.send_check()
+                care += 1
+                next_care += REPORT_S / len(self._calls)
+        self._drain()
+        assert before is not None
+        after, ended_at, wall = watched.cpu_s(), time.monotonic(), time.time()
+        figures = {
+            "window_s": ended_at - began_at,
+            "began": began_at,
+            "ended": ended_at,
+            "start": start,
+            "cpu_s": {pid: after[pid] - before[pid] for pid in after},
+            "sizes": watched.sizes(),
+            "client_cpu_s": time.process_time() - own,
+        }
+        return figures | self._judge(window_wall, wall)
+
+    def _drain(self) -> None:
+        for fd, _ in self._poll.poll(0):
+            self._by_fd[fd].take_all()
+
+    def _judge(self, since: float, until: float) -> dict[str, Any]:
+        """Decrypt all that came and look at its order, its rate and its time."""
+        span = until - since
+        rates_in, gaps, lateness, heard, broken = [], 0, [], [], 0
+        for index, call in enumerate(self._calls):
+            packets = []
+            assert call._rx is not None
+            for at, data in call.received:
+                try:
+                    packets.append((at, rtp.parse_rtp(call._rx.unprotect(data))))
+                except (SrtpError, rtp.RtpError):
+                    broken += 1
+            inside = [(at, packet) for at, packet in packets if since <= at < until]
+            rates_in.append(len(inside) / span)
+            for (_, one), (_, other) in zip(inside, inside[1:], strict=False):
+                step = (other.sequence - one.sequence) & 0xFFFF
+                ticks = (other.timestamp - one.timestamp) & 0xFFFFFFFF
+                gaps += step != 1 or ticks != TICKS
+            if inside:
+                first = inside[0][1].timestamp
+                late = [
+                    at - ((packet.timestamp - first) & 0xFFFFFFFF) / opus.RATES[-1]
+                    for at, packet in inside
+                ]
+                lateness += [value - min(late) for value in late]
+            if index < DECODED_CALLS and len(inside) > 50:
+                decoder = opus.Decoder(RATE)
+                heard.append(likeness_to([decoder.decode(p.payload) for _, p in inside]))
+        lateness.sort()
+        rates_out = [call.sent_in_window / span for call in self._calls]
+        return {
+            "frames_in": sum(rates_in) * span,  # from the server
+            "frames_out": sum(rates_out) * span,
+            "rate_in_min": min(rates_in),
+            "rate_in_max": max(rates_in),
+            "rate_out_min": min(rates_out),
+            "out_of_line": gaps,
+            "not_authentic": broken,
+            "jitter_p50_ms": 1000 * lateness[len(lateness) // 2] if lateness else None,
+            "jitter_p99_ms": 1000 * lateness[int(len(lateness) * 0.99)] if lateness else None,
+            "likeness": heard,
+        }
+
+
+async def set_up(talk: Talk) -> list[TalkingCall]:
+    caller = Caller(talk.url)
+    calls = [TalkingCall(caller) for _ in range(talk.calls)]
+    waiting = iter(calls)
+    async with aiohttp.ClientSession() as http:
+
+        async def work() -> None:
+            for call in waiting:
+                await call.connect(http)
+
+        await asyncio.gather(*(work() for _ in range(CONNECT_AT_ONCE)))
+    return calls
+
+
+async def hang_up(url: str, calls: list[TalkingCall]) -> None:
+    async with aiohttp.ClientSession() as http:
+        for call in calls:
+            async with http.delete(url + call.resource):
+                call.close()
+
+
+def main() -> None:
+    talk = Talk(**json.loads(sys.argv[1]))
+    if talk.cpu is not None:
+        import os  # noqa: PLC0415
+
+        os.sched_setaffinity(0, {talk.cpu})
+    payloads()
+    empty = Watched(talk.watch).sizes()
+    calls = uvloop.run(set_up(talk))
+    print("ready", flush=True)
+    sys.stdin.readline()
+    figures = Party(talk, calls).run() | {
+        "sizes_before": empty,
+        "resources": [call.resource for call in calls],
+    }
+    print(json.dumps(figures), flush=True)
+    sys.stdin.readline()
+    uvloop.run(hang_up(talk.url, calls))
+    print("gone", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,116 @@
+"""What is heard over a bad network: how much, how right, and how late. Ours against stock aiortc's receiver.
+
+The callers themselves send late, out of order or not at all, as tests/support/impair.py says from a seed.
+"""
+
+from dataclasses import asdict, dataclass
+from statistics import median
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from bench.voice.caller import Talk
+from bench.voice.contenders import Contender, Cores, talk_to
+from bench.voice.signal import PACKET_S, RATE, align, payloads
+from tests.support.impair import Impairment
+
+BEFORE_S, DURING_S, AFTER_S = 3.0, 8.0, 4.0
+SETTLED_S = 1.0  # after the end of the loss the delay should be back
+SEEDS = 2  # calls of each network
+PIECE = 10  # frames whose place in the signal is looked for
+HOP = 12  # frames
+ALIKE = 0.7  # correlation from which on a piece is what was said
+FRAME = round(RATE * PACKET_S)
+
+NETWORKS: dict[str, Impairment] = {
+    "0 %": Impairment(),
+    "1 %": Impairment(loss=0.01),
+    "5 %": Impairment(loss=0.05),
+    "10 %": Impairment(loss=0.10),
+    "20 %": Impairment(loss=0.20),
+    "5 % in bursts of 3": Impairment(loss=0.05, burst=3.0),
+    "40 ms jitter": Impairment(jitter_s=0.04),
+    "5 %, 40 ms jitter": Impairment(loss=0.05, jitter_s=0.04),
+}
+
+
+@dataclass
+class Heard:
+    """Of one call. Delays in ms, from the moment a frame was ready to be sent until the agent had it.
+
+    audible: share of the 20 ms slots while the network was bad. right: share of pieces that are what was said.
+    """
+
+    audible: float
+    right: float
+    in_order: bool
+    before_ms: float
+    during_ms: float
+    after_ms: float
+    recovered_ms: float | None = None
+    concealed_ms: float | None = None
+    silent_ms: float | None = None
+
+
+def measure(contender: Contender, cores: Cores, seed: int, scale: float) -> dict[str, list[Heard]]:
+    """Every network at once, each on its own calls. `scale` of the spans of time."""
+    before, during, after = (span * scale for span in (BEFORE_S, DURING_S, AFTER_S))
+    names = [name for name in NETWORKS for _ in range(SEEDS)]
+    how = [asdict(NETWORKS[name]) for name in names]
+    for each in how:
+        del each["delay_s"]
+    talk = Talk(
+        "",
+        len(names),
+        before,
+        during + after,
+        impairments=how,
+        impaired_s=(before, before + during),
+        seed=seed,
+    )
+    with contender.start(cores) as running:
+        figures = talk_to(running, cores, talk)
+        folder = running.folder
+        found: dict[str, list[Heard]] = {name: [] for name in NETWORKS}
+        for index, (name, resource) in enumerate(zip(names, figures["resources"], strict=True)):
+            path = folder / f"{resource.rpartition('/')[2]}.npz"
+            with np.load(path) as kept:
+                began = figures["start"] + index * PACKET_S / len(names)
+                found[name].append(judge(dict(kept), index, began, talk))
+    return found
+
+
+def judge(kept: dict[str, Any], index: int, began: float, talk: Talk) -> Heard:
+    times: npt.NDArray[np.float64] = kept["times"] - began
+    frames: npt.NDArray[np.int16] = kept["frames"]
+    begin, end = talk.impaired_s
+    until = end + 0.3  # so that what is under way counts
+    loud = frames.any(axis=1)
+    audible = np.count_nonzero(loud & (times >= begin) & (times < until))
+    pieces = []
+    for first in range(0, len(frames) - PIECE, HOP):
+        place, likeness = align(frames[first : first + PIECE].reshape(-1))
+        if likeness >= ALIKE:
+            pieces.append((times[first], *_delay(place, index, times[first])))
+    spans = ((0.5, begin), (begin, end), (end + SETTLED_S, np.inf))
+    delays = [[1000 * d for at, d, _ in pieces if a <= at < b] or [np.nan] for a, b in spans]
+    numbers = [number for _, _, number in pieces]
+    return Heard(
+        min(1.0, audible * PACKET_S / (until - begin)),
+        len(pieces) / max(1, len(range(0, len(frames) - PIECE, HOP))),
+        numbers == sorted(numbers),
+        *(float(median(each)) for each in delays),
+        *(float(kept[name]) if name in kept else None for name in _REPAIRS),
+    )
+
+
+_REPAIRS = ("recovered_ms", "concealed_ms", "silent_ms")
+
+
+def _delay(place: int, index: int, at: float) -> tuple[float, float]:
+    """How long after it was said a piece at this place of the signal was heard; and its number."""
+    round_s = len(payloads()) * PACKET_S
+    said = place / RATE - 37 * index * PACKET_S
+    said += round_s * np.floor((at - said + 1.0) / round_s)
+    return at - said, said / PACKET_S
