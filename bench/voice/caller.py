@@ -7,6 +7,7 @@ prints one line of JSON. While it talks nothing is decoded or decrypted, and no 
 import asyncio
 import ipaddress
 import json
+import os
 import secrets
 import select
 import socket
@@ -41,6 +42,7 @@ DRAIN_S = 0.002
 SO_TIMESTAMPNS = 35
 CONTROL_BYTES = 64
 DECODED_CALLS = 3
+SHIFT = 37  # packets by which each call is ahead of the one before it in what it says
 RECEIVE_BUFFER_BYTES = 1 << 20
 CONNECT_AT_ONCE = 2
 FIRST_SEQUENCE = 1000
@@ -163,6 +165,7 @@ class Talk:
     seconds: float
     watch: list[int] = field(default_factory=list)  # pids to charge
     cpu: int | None = None
+    priority: int = 0
     impairments: list[dict[str, Any]] = field(default_factory=list)  # of the calls, in turn
     impaired_s: tuple[float, float] = (0.0, 0.0)  # from, to
     seed: int = 1
@@ -201,13 +204,13 @@ class Party:
         for fd in self._by_fd:
             self._poll.register(fd, select.EPOLLIN)
         self._spoken = payloads()
-        self.began = 0.0
+        self._lags: list[float] = []  # of this process behind its own plan, s
 
     def run(self) -> dict[str, Any]:
         talk = self._talk
         events = impaired(talk) if talk.impairments else evenly(talk)
         watched = Watched(talk.watch)
-        self.began = start = time.monotonic() + 0.05
+        start = time.monotonic() + 0.05
         window = start + talk.warm_s
         before: dict[int, float] | None = None
         next_drain, next_care, care = 0.0, start, 0
@@ -220,9 +223,10 @@ class Party:
                 now = time.monotonic()
             if before is None and now >= window:
                 before, began_at, window_wall = watched.cpu_s(), now, time.time()
+            self._lags.append(now - due)
             call = self._calls[index]
             spoken = self._spoken
-            call.send_packet(number, spoken[(number + 37 * index) % len(spoken)])
+            call.send_packet(number, spoken[(number + SHIFT * index) % len(spoken)])
             call.sent_in_window += before is not None
             if now >= next_drain:
                 self._drain()
@@ -244,7 +248,8 @@ class Party:
             "start": start,
             "cpu_s": {pid: after[pid] - before[pid] for pid in after},
             "sizes": watched.sizes(),
-            "client_cpu_s": time.process_time() - own,
+            "caller_cpu_s": time.process_time() - own,
+            "caller_lag_p99_ms": 1000 * sorted(self._lags)[int(len(self._lags) * 0.99)],
         }
         return figures | self._judge(window_wall, wall)
 
@@ -292,7 +297,7 @@ class Party:
             "not_authentic": broken,
             "jitter_p50_ms": 1000 * lateness[len(lateness) // 2] if lateness else None,
             "jitter_p99_ms": 1000 * lateness[int(len(lateness) * 0.99)] if lateness else None,
-            "likeness": heard,
+            "likeness": min(heard, default=None),
         }
 
 
@@ -320,9 +325,9 @@ async def hang_up(url: str, calls: list[TalkingCall]) -> None:
 def main() -> None:
     talk = Talk(**json.loads(sys.argv[1]))
     if talk.cpu is not None:
-        import os  # noqa: PLC0415
-
         os.sched_setaffinity(0, {talk.cpu})
+    if talk.priority:
+        os.setpriority(os.PRIO_PROCESS, 0, talk.priority)
     payloads()
     empty = Watched(talk.watch).sizes()
     calls = uvloop.run(set_up(talk))

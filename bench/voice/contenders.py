@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import socket
 import subprocess
 import sys
 import tempfile
@@ -17,7 +18,6 @@ from tests.support.server import ServerError, free_port, server
 from voicerelay.cli.status import read_status
 
 HERE = Path(__file__).parent
-HTTP_TIMEOUT_S = 120.0
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,7 @@ class Cores:
 
     tested: int
     others: int
+    priority: int = 0  # niceness of what is measured and of the callers
 
 
 @dataclass
@@ -76,9 +77,9 @@ class Contender:
             status = read_status(live.run_dir)
             transceiver = status["transceivers"][0]["pid"]
             relay, control = status["relays"][0]["pid"], status["control"]["pid"]
-            pin(transceiver, cores.tested)
+            pin(transceiver, cores.tested, cores.priority)
             for pid in (relay, control, live.pid):
-                pin(pid, cores.others)
+                pin(pid, cores.others, cores.priority)
             beside = {"relay": relay, "control": control}
             yield Running(live.http_url, transceiver, beside, folder)
             if os.environ.get("VOICE_BENCH_LOG"):
@@ -86,10 +87,10 @@ class Contender:
 
     @contextlib.contextmanager
     def _stock(self, cores: Cores, folder: Path) -> Iterator[Running]:
-        port = free_port(__import__("socket").SOCK_STREAM)
+        port = free_port(socket.SOCK_STREAM)
         settings = {"mode": self.mode, "folder": str(folder), "port": port}
         with child(HERE / "stock.py", settings) as stock:
-            pin(stock.pid, cores.tested)
+            pin(stock.pid, cores.tested, cores.priority)
             yield Running(f"http://127.0.0.1:{port}", stock.pid, {}, folder)
 
 
@@ -122,15 +123,14 @@ def child(script: Path, settings: dict[str, Any]) -> Iterator["subprocess.Popen[
 
 def talk_to(running: Running, cores: Cores, talk: Talk) -> dict[str, Any]:
     """Hold calls for a while; the caller's figures."""
-    talk.url, talk.cpu = running.url, cores.others
+    talk.url, talk.cpu, talk.priority = running.url, cores.others, cores.priority
     talk.watch = [running.charged, *running.beside.values()]
     with child(HERE / "caller.py", asdict(talk)) as caller:
         assert caller.stdin is not None
         assert caller.stdout is not None
-        for _ in range(1):
-            caller.stdin.write("talk\n")
-            caller.stdin.flush()
-            line = caller.stdout.readline()
+        caller.stdin.write("talk\n")
+        caller.stdin.flush()
+        line = caller.stdout.readline()
         caller.stdin.write("hang up\n")
         caller.stdin.flush()
         caller.stdout.readline()
@@ -144,8 +144,13 @@ OURS = Contender("ours", "**voicerelay, fresh PCM**", 40, app="fresh")
 CONTENDERS = [
     OURS,
     Contender("ours_echo", "**voicerelay, echo of PCM**", 40, app="echo"),
-    Contender("ours_steered", "voicerelay, fresh PCM, --steering on", 40, app="fresh",
-              extra=("--steering", "on")),
+    Contender(
+        "ours_steered",
+        "voicerelay, fresh PCM, --steering on",
+        40,
+        app="fresh",
+        extra=("--steering", "on"),
+    ),
     Contender("stock", "stock aiortc, fresh PCM", 10, mode="fresh"),
     Contender("stock_echo", "stock aiortc, echo", 6, mode="echo"),
 ]

@@ -70,11 +70,16 @@ def run(calls: int, frames: int) -> dict[str, float]:
     for number in range(frames):
         sent = [spoken[(number + s.offset) % len(spoken)] for s in states]
         both = [
-            [s.theirs.protect(s.packet(2 * number + n, p)) for s, p in zip(states, sent, strict=True)]
+            [
+                s.theirs.protect(s.packet(2 * number + n, p))
+                for s, p in zip(states, sent, strict=True)
+            ]
             for n in (0, 1)
         ]
         pcm = [
-            _opus_ffi.from_buffer("int16_t[]", looped((number + s.offset) * samples, samples).copy())
+            _opus_ffi.from_buffer(
+                "int16_t[]", looped((number + s.offset) * samples, samples).copy()
+            )
             for s in states
         ]
         for state, packet in zip(states, both[0], strict=True):
@@ -131,5 +136,7 @@ def run(calls: int, frames: int) -> dict[str, float]:
 if __name__ == "__main__":
     settings = json.loads(sys.argv[1])
     os.sched_setaffinity(0, {settings["cpu"]})
+    if settings["priority"]:
+        os.setpriority(os.PRIO_PROCESS, 0, settings["priority"])
     run(settings["calls"], 10)
     print(json.dumps(run(settings["calls"], settings["frames"])))

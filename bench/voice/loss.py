@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from bench.voice.caller import Talk
+from bench.voice.caller import SHIFT, Talk
 from bench.voice.contenders import Contender, Cores, talk_to
-from bench.voice.signal import PACKET_S, RATE, align, payloads
+from bench.voice.signal import PACKET_S, RATE, align
 from tests.support.impair import Impairment
 
 BEFORE_S, DURING_S, AFTER_S = 3.0, 8.0, 4.0
@@ -21,7 +21,8 @@ SEEDS = 2  # calls of each network
 PIECE = 10  # frames whose place in the signal is looked for
 HOP = 12  # frames
 ALIKE = 0.7  # correlation from which on a piece is what was said
-FRAME = round(RATE * PACKET_S)
+LONGEST_S = 1.5  # delay that is looked for
+SPAN = round((LONGEST_S + 0.1) * RATE)
 
 NETWORKS: dict[str, Impairment] = {
     "0 %": Impairment(),
@@ -90,27 +91,22 @@ def judge(kept: dict[str, Any], index: int, began: float, talk: Talk) -> Heard:
     audible = np.count_nonzero(loud & (times >= begin) & (times < until))
     pieces = []
     for first in range(0, len(frames) - PIECE, HOP):
-        place, likeness = align(frames[first : first + PIECE].reshape(-1))
+        # What was said so long ago, in samples of the call's own beginning.
+        near = round((times[first] - LONGEST_S + SHIFT * index * PACKET_S) * RATE)
+        place, likeness = align(frames[first : first + PIECE].reshape(-1), near, SPAN)
         if likeness >= ALIKE:
-            pieces.append((times[first], *_delay(place, index, times[first])))
+            said = place / RATE - SHIFT * index * PACKET_S
+            pieces.append((times[first], times[first] - said, said))
     spans = ((0.5, begin), (begin, end), (end + SETTLED_S, np.inf))
     delays = [[1000 * d for at, d, _ in pieces if a <= at < b] or [np.nan] for a, b in spans]
-    numbers = [number for _, _, number in pieces]
+    said_at = [said for _, _, said in pieces]
     return Heard(
         min(1.0, audible * PACKET_S / (until - begin)),
         len(pieces) / max(1, len(range(0, len(frames) - PIECE, HOP))),
-        numbers == sorted(numbers),
+        said_at == sorted(said_at),
         *(float(median(each)) for each in delays),
         *(float(kept[name]) if name in kept else None for name in _REPAIRS),
     )
 
 
 _REPAIRS = ("recovered_ms", "concealed_ms", "silent_ms")
-
-
-def _delay(place: int, index: int, at: float) -> tuple[float, float]:
-    """How long after it was said a piece at this place of the signal was heard; and its number."""
-    round_s = len(payloads()) * PACKET_S
-    said = place / RATE - 37 * index * PACKET_S
-    said += round_s * np.floor((at - said + 1.0) / round_s)
-    return at - said, said / PACKET_S

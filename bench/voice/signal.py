@@ -33,17 +33,19 @@ def payloads() -> list[bytes]:
     return voices.payloads(speech(CLIENT_RATE), CLIENT_RATE, fec=True)
 
 
-def align(pcm: Pcm, rate: int = RATE) -> tuple[int, float]:
-    """Where in the signal a piece of it is (its first sample), and the correlation there, 0..1."""
-    signal = speech(rate).astype(float)
+def align(pcm: Pcm, near: int, span: int, rate: int = RATE) -> tuple[int, float]:
+    """Where in the endless signal a piece of it is, and the correlation there, 0..1.
+
+    Looked for from `near` on, `span` samples far: like speech, the signal resembles itself elsewhere.
+    """
+    signal = looped(near, span + len(pcm), rate).astype(float)
     piece = pcm.astype(float)
-    size = len(signal)
-    spectrum = np.fft.rfft(signal) * np.conj(np.fft.rfft(piece, size))
-    found = np.fft.irfft(spectrum, size)
-    at = int(found.argmax())
-    there = looped(at, len(piece), rate).astype(float)
+    size = 1 << (len(signal) + len(piece)).bit_length()
+    spectrum = np.fft.rfft(signal, size) * np.conj(np.fft.rfft(piece, size))
+    at = int(np.fft.irfft(spectrum, size)[:span].argmax())
+    there = signal[at : at + len(piece)]
     scale = float(np.sqrt((there @ there) * (piece @ piece)))
-    return at, float(found[at] / scale) if scale else 0.0
+    return near + at, float(there @ piece) / scale if scale else 0.0
 
 
 def likeness_to(frames: list[Pcm]) -> float:
@@ -51,4 +53,5 @@ def likeness_to(frames: list[Pcm]) -> float:
     pcm = np.concatenate(frames)
     half = RATE // 2
     starts = range(half, len(pcm) - half, half)
-    return float(np.median([align(pcm[start : start + half])[1] for start in starts]))
+    whole = len(speech())
+    return float(np.median([align(pcm[s : s + half], 0, whole)[1] for s in starts]))

@@ -27,7 +27,9 @@ class Watched:
         }
 
 
-def pin(pid: int, cpu: int) -> None:
-    """Every thread of a process; those it will start inherit it."""
+def pin(pid: int, cpu: int, priority: int = 0) -> None:
+    """Every thread of a process; those it will start inherit it. priority: its niceness."""
     for thread in os.listdir(f"/proc/{pid}/task"):
         os.sched_setaffinity(int(thread), {cpu})
+        if priority:
+            os.setpriority(os.PRIO_PROCESS, int(thread), priority)
