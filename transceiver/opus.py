@@ -81,7 +81,14 @@ def version() -> str:
     return str(_ffi.string(_lib.opus_get_version_string()).decode())
 
 
-_decode = _lib.opus_decode  # each frame of each call goes through it
+_decode, _encode = _lib.opus_decode, _lib.opus_encode  # each frame of each call goes through them
+# One buffer for all, so that it stays in the processor's cache: not for more than one thread. Every packet
+# fits, so nobody asks for its length first; a copy costs less than that.
+_pcm = np.zeros(round(RATES[-1] * MAX_PACKET_S), np.int16)
+_decoded = _ffi.from_buffer("int16_t[]", _pcm, require_writable=True)
+_encoded = _ffi.new("unsigned char[]", MAX_PAYLOAD_BYTES)
+_payload = _ffi.buffer(_encoded)
+_samples_type = _ffi.typeof("int16_t[]")  # looking it up by its name takes longer
 
 
 def packet_samples(payload: bytes, rate: int) -> int:
@@ -132,7 +139,7 @@ def _first_frame(payload: bytes) -> bytes | None:
 class Decoder:
     """Opus to PCM: int16 mono at `rate` (one of RATES). What it returns is the caller's own."""
 
-    __slots__ = ("_frame", "_max_samples", "_out", "_pcm", "_samples", "_state", "rate")
+    __slots__ = ("_max_samples", "_samples", "_state", "rate")
 
     def __init__(self, rate: int) -> None:
         if rate not in RATES:
@@ -143,18 +150,14 @@ class Decoder:
         if error[0]:
             raise MemoryError("opus_decoder_create")
         self._max_samples = round(rate * MAX_PACKET_S)
-        # Every packet fits, so nobody asks for its length first; a copy costs less than that.
-        self._pcm = np.zeros(self._max_samples, np.int16)
-        self._out = _ffi.from_buffer("int16_t[]", self._pcm, require_writable=True)
         self._samples = round(rate * FRAME_S)
-        self._frame = self._pcm[: self._samples]
 
     def decode(self, payload: bytes) -> Pcm:
         """The PCM of a packet, as long as the packet. Raises OpusError."""
         if not payload:  # libopus would take it for a loss
             raise OpusError(_BAD_ARGUMENT)
-        done = _decode(self._state, payload, len(payload), self._out, self._max_samples, 0)
-        return self._frame.copy() if done == self._samples else self._taken(done)
+        done: int = _decode(self._state, payload, len(payload), _decoded, self._max_samples, 0)
+        return _pcm[:done].copy() if done == self._samples else self._taken(done)
 
     def recover(self, following: bytes, samples: int) -> Pcm:
         """The lost packet of `samples` before `following`, from its in-band FEC. Raises OpusError.
@@ -164,7 +167,7 @@ class Decoder:
         if not following:
             raise OpusError(_BAD_ARGUMENT)
         samples = min(samples, self._max_samples)
-        return self._taken(_decode(self._state, following, len(following), self._out, samples, 1))
+        return self._taken(_decode(self._state, following, len(following), _decoded, samples, 1))
 
     def conceal(self, samples: int) -> Pcm:
         """Packet loss concealment: `samples` of what might have been, at most 120 ms.
@@ -172,7 +175,7 @@ class Decoder:
         Raises OpusError where they are no multiple of 2.5 ms.
         """
         samples = min(samples, self._max_samples)
-        return self._taken(_decode(self._state, _ffi.NULL, 0, self._out, samples, 0))
+        return self._taken(_decode(self._state, _ffi.NULL, 0, _decoded, samples, 0))
 
     def reset(self) -> None:
         """Forget the stream so far; the next packet is the first of another."""
@@ -181,13 +184,13 @@ class Decoder:
     def _taken(self, done: int) -> Pcm:
         if done <= 0:
             raise OpusError(done)
-        return self._pcm[:done].copy()
+        return _pcm[:done].copy()
 
 
 class Encoder:
     """PCM to Opus, mono voice at `rate` (one of RATES)."""
 
-    __slots__ = ("_data", "_out", "_state", "rate", "samples")
+    __slots__ = ("_state", "rate", "samples")
 
     def __init__(
         self, rate: int, bitrate: int = DEFAULT_BITRATE, complexity: int = DEFAULT_COMPLEXITY
@@ -202,8 +205,6 @@ class Encoder:
         )
         if error[0]:
             raise MemoryError("opus_encoder_create")
-        self._out = _ffi.new("unsigned char[]", MAX_PAYLOAD_BYTES)
-        self._data = _ffi.buffer(self._out)
         self._set(_SET_BITRATE, bitrate)
         self._set(_SET_SIGNAL, _SIGNAL_VOICE)
         self.set_complexity(complexity)
@@ -212,11 +213,12 @@ class Encoder:
         """One packet of a 20 ms frame (contiguous int16, `samples` long)."""
         if len(frame) != self.samples:
             raise ValueError(f"a frame has {self.samples} samples, not {len(frame)}")
-        pcm = _ffi.from_buffer("int16_t[]", frame)
-        size = _lib.opus_encode(self._state, pcm, self.samples, self._out, MAX_PAYLOAD_BYTES)
+        pcm = _ffi.from_buffer(_samples_type, frame)
+        size = _encode(self._state, pcm, self.samples, _encoded, MAX_PAYLOAD_BYTES)
         if size < 0:
             raise OpusError(size)
-        return bytes(self._data[:size])
+        payload: bytes = _payload[:size]
+        return payload
 
     def set_complexity(self, complexity: int) -> None:
         """0 (cheap) to 10 (best)."""

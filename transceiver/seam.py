@@ -6,7 +6,6 @@ The others are dtls.py, for what happens inside of DTLS, and stock_seam.py, for 
 import asyncio
 from typing import Any
 
-import pylibsrtp
 from aiortc import RTCConfiguration, RTCDataChannel, RTCPeerConnection
 from aiortc.rtcsctptransport import RTCSctpTransport
 
@@ -15,6 +14,7 @@ from voicerelay.transceiver.dtls import Certificate, Dtls
 from voicerelay.transceiver.lite import Link
 from voicerelay.transceiver.negotiate import Agreement, Local, negotiate
 from voicerelay.transceiver.offer import Offer, check_offer
+from voicerelay.transceiver.srtp import Keyed
 
 
 class SeamBroken(Exception):
@@ -30,6 +30,8 @@ class Peer:
         self._agreement = agreement
         self._link = link
         self._dtls = Dtls(agreement.role, agreement.remote, link.send_datagram)
+        self._rx: Keyed | None = None
+        self._tx: Keyed | None = None
         self._dtls.on("statechange", self._dtls_changed)
         self._sctp = RTCSctpTransport(self._dtls) if agreement.sctp else None
         self._sctp_start: asyncio.Task[None] | None = None
@@ -50,25 +52,21 @@ class Peer:
 
     def unprotect(self, data: bytes, rtcp: bool) -> bytes | None:
         """Decrypted RTP or RTCP; None when there are no keys yet or it is not authentic."""
-        srtp: Any = self._dtls._rx_srtp
-        if srtp is None:
-            return None
-        try:
-            plain: bytes = srtp.unprotect_rtcp(data) if rtcp else srtp.unprotect(data)
-        except (pylibsrtp.Error, TypeError):
-            return None
-        return plain
+        keyed = self._rx
+        if keyed is None:
+            if self._dtls._rx_srtp is None:
+                return None
+            keyed = self._rx = Keyed(self._dtls._rx_srtp)
+        return keyed.unprotect_rtcp(data) if rtcp else keyed.unprotect(data)
 
     def protect(self, data: bytes, rtcp: bool) -> bytes | None:
         """Encrypted RTP or RTCP; None before the keys are there."""
-        srtp: Any = self._dtls._tx_srtp
-        if srtp is None:
-            return None
-        try:
-            secret: bytes = srtp.protect_rtcp(data) if rtcp else srtp.protect(data)
-        except (pylibsrtp.Error, TypeError):
-            return None
-        return secret
+        keyed = self._tx
+        if keyed is None:
+            if self._dtls._tx_srtp is None:
+                return None
+            keyed = self._tx = Keyed(self._dtls._tx_srtp)
+        return keyed.protect_rtcp(data) if rtcp else keyed.protect(data)
 
     async def close(self) -> None:
         """Say goodbye (SCTP ABORT, DTLS close_notify) and let go of everything."""

@@ -42,6 +42,8 @@ class State(Enum):
     CLOSED = "closed"
 
 
+_CHECKING, _CONNECTED = State.CHECKING, State.CONNECTED  # for the path of a packet
+
 FOLLOWING = {
     State.NEW: {State.CHECKING, State.CLOSED},
     State.CHECKING: {State.CONNECTED, State.CLOSED},
@@ -171,7 +173,7 @@ class LiveSession(Conversation):
     def datagram_received(self, data: bytes, path: bytes, relay: int | None) -> None:
         """DTLS, SRTP or SRTCP from a path with a flow."""
         self.relay = relay
-        if self.state is not State.CHECKING or data[0] < FIRST_RTP_BYTE:
+        if self.state is not _CHECKING or data[0] < FIRST_RTP_BYTE:
             self._judge(data, path)
         elif len(self._early) < MAX_EARLY_PACKETS:
             # The client's last flight is on its way through aiortc's task; its media comes behind.
@@ -275,7 +277,7 @@ class LiveSession(Conversation):
     @property
     def sending(self) -> bool:
         peer = self._peer
-        return self.state is State.CONNECTED and peer is not None and peer.sends
+        return self.state is _CONNECTED and peer is not None and peer.sends
 
     def send_protected(self, data: bytes, rtcp: bool) -> None:
         secret = self._peer.protect(data, rtcp) if self._peer is not None else None

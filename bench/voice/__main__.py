@@ -1,6 +1,7 @@
 """Compares voice paths: `python bench/voice`. One run: CPU of a call, calls held on one core, loss."""
 
 import argparse
+import contextlib
 import math
 import os
 import sys
@@ -111,6 +112,10 @@ def main() -> int:
     cores = Cores(options.tested_cpu, options.others_cpu, options.priority)
     if not {cores.tested, cores.others} <= os.sched_getaffinity(0):
         raise SystemExit("--tested-cpu and --others-cpu must be cores of this process")
+    if cores.priority:
+        # Where the kernel groups processes by session, a niceness counts only within its group.
+        with contextlib.suppress(OSError):
+            Path("/proc/self/autogroup").write_text(str(cores.priority))
     titles = {c.key: c.title for c in CONTENDERS if c.key in options.only}
     costs, missing = measure_costs(options, cores) if COST in options.parts else ({}, {})
     holds = measure_holds(options, cores, costs) if HOLD in options.parts else {}

@@ -5,7 +5,9 @@ prints one line of JSON. While it talks nothing is decoded or decrypted, and no 
 """
 
 import asyncio
+import contextlib
 import ipaddress
+import itertools
 import json
 import os
 import secrets
@@ -29,7 +31,7 @@ sys.path[0] = str(ROOT)
 from bench.voice.signal import PACKET_S, RATE, likeness_to, payloads
 from bench.voice.watch import Watched
 from tests.support.impair import Impairment, impair
-from tests.support.lean import MAX_DATAGRAM_BYTES, Caller, LeanCall
+from tests.support.lean import MAX_DATAGRAM_BYTES, Caller, LeanCall, LeanCallFailed
 from voicerelay.shm import stun
 from voicerelay.transceiver import opus, rtp
 
@@ -45,6 +47,7 @@ DECODED_CALLS = 3
 SHIFT = 37  # packets by which each call is ahead of the one before it in what it says
 RECEIVE_BUFFER_BYTES = 1 << 20
 CONNECT_AT_ONCE = 2
+BUSY_S = 0.5  # before a server that is behind is asked again
 FIRST_SEQUENCE = 1000
 SSRC = int.from_bytes(b"lean", "big")
 
@@ -67,7 +70,14 @@ class TalkingCall(LeanCall):
     async def connect(self, http: aiohttp.ClientSession) -> None:
         """Offer, check, handshake. Raises LeanCallFailed or TimeoutError."""
         async with asyncio.timeout(30):
-            answer = await self._post(http)
+            while True:
+                try:
+                    answer = await self._post(http)
+                    break
+                except LeanCallFailed as exc:
+                    if "503" not in str(exc):
+                        raise
+                    await asyncio.sleep(BUSY_S)
             self.ssrc = int(_after(answer, "\r\na=ssrc:").split()[0])
             self._credentials = _after(answer, "\r\na=ice-ufrag:"), _after(answer, "\r\na=ice-pwd:")
             fields = _after(answer, "\r\na=candidate:").split()
@@ -271,7 +281,7 @@ class Party:
                     broken += 1
             inside = [(at, packet) for at, packet in packets if since <= at < until]
             rates_in.append(len(inside) / span)
-            for (_, one), (_, other) in zip(inside, inside[1:], strict=False):
+            for (_, one), (_, other) in itertools.pairwise(inside):
                 step = (other.sequence - one.sequence) & 0xFFFF
                 ticks = (other.timestamp - one.timestamp) & 0xFFFFFFFF
                 gaps += step != 1 or ticks != TICKS
@@ -318,8 +328,10 @@ async def set_up(talk: Talk) -> list[TalkingCall]:
 async def hang_up(url: str, calls: list[TalkingCall]) -> None:
     async with aiohttp.ClientSession() as http:
         for call in calls:
-            async with http.delete(url + call.resource):
-                call.close()
+            with contextlib.suppress(aiohttp.ClientError):
+                async with http.delete(url + call.resource):
+                    pass
+            call.close()
 
 
 def main() -> None:
