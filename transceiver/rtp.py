@@ -1,6 +1,7 @@
 """RTP and RTCP on the wire (RFC 3550): total parsers, small builders, no state."""
 
 import struct
+from collections.abc import Callable
 from typing import NamedTuple
 
 RTP_HEADER_BYTES = 12
@@ -26,6 +27,11 @@ class RtpPacket(NamedTuple):
     timestamp: int
     ssrc: int
     payload: bytes
+
+
+_new_packet: Callable[[type[RtpPacket], tuple[bool, int, int, int, int, bytes]], RtpPacket] = (
+    tuple.__new__
+)
 
 
 class ReportBlock(NamedTuple):
@@ -64,6 +70,15 @@ def parse_rtp(data: bytes) -> RtpPacket:
     if len(data) < RTP_HEADER_BYTES:
         raise RtpError("length")
     first, second, sequence, timestamp, ssrc = _RTP.unpack_from(data)
+    start, end = RTP_HEADER_BYTES, len(data)
+    if first != 0x80:
+        start, end = _payload_span(data, first)
+    fields = second >= 0x80, second & 0x7F, sequence, timestamp, ssrc, data[start:end]
+    return _new_packet(RtpPacket, fields)  # RtpPacket(...) takes twice as long
+
+
+def _payload_span(data: bytes, first: int) -> tuple[int, int]:
+    """Where the payload begins and ends, with CSRCs, header extension and padding left out."""
     if first >> 6 != 2:
         raise RtpError("version")
     start = RTP_HEADER_BYTES + 4 * (first & 0x0F)
@@ -79,7 +94,7 @@ def parse_rtp(data: bytes) -> RtpPacket:
         end -= padding
     if start > end:
         raise RtpError("length")
-    return RtpPacket(second >= 0x80, second & 0x7F, sequence, timestamp, ssrc, data[start:end])
+    return start, end
 
 
 def build_rtp(packet: RtpPacket) -> bytes:

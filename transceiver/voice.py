@@ -72,6 +72,24 @@ class InboundStream:
 class VoicePath:
     """The RTP and RTCP of a call: takes in decrypted packets, makes the packets to encrypt."""
 
+    __slots__ = (
+        "_cname",
+        "_given",
+        "_rest",
+        "_sent_at",
+        "_sent_octets",
+        "_sequence",
+        "_started",
+        "_timestamp",
+        "inbound",
+        "payload_type",
+        "remote_fraction_lost",
+        "remote_reports",
+        "rtt_s",
+        "sent",
+        "ssrc",
+    )
+
     def __init__(self, ssrc: int, payload_type: int, cname: str) -> None:
         self.ssrc = ssrc
         self.payload_type = payload_type

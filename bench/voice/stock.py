@@ -59,7 +59,7 @@ async def read(track: MediaStreamTrack, kept: list[tuple[float, Any]] | None) ->
             frame = await track.recv()
         except MediaStreamError:
             return
-        if kept is not None:
+        if kept is not None and isinstance(frame, AudioFrame):
             kept.append((time.monotonic(), frame.to_ndarray()))
 
 
