@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from bench.voice.signal import RATE, looped
+from bench.voice.said import RATE, looped
 from voicerelay import App, Session, SessionClosed
 from voicerelay.transceiver import opus, outbound
 from voicerelay.transceiver.pacer import Pacer
@@ -36,7 +36,7 @@ async def _tell(pacer: Pacer) -> None:
             "level": pacer.load_level,
             "skipped": pacer.frames_skipped,
         }
-        with path.open("a") as file:
+        with path.open("a") as file:  # noqa: ASYNC230 - of no weight
             file.write(json.dumps(line) + "\n")
 
 

@@ -28,7 +28,7 @@ from pylibsrtp import Error as SrtpError
 ROOT = Path(__file__).resolve().parent.parent.parent
 sys.path[0] = str(ROOT)
 
-from bench.voice.signal import PACKET_S, RATE, likeness_to, payloads
+from bench.voice.said import PACKET_S, RATE, likeness_to, payloads
 from bench.voice.watch import Watched
 from tests.support.impair import Impairment, impair
 from tests.support.lean import MAX_DATAGRAM_BYTES, Caller, LeanCall, LeanCallFailed

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from bench.voice.caller import SHIFT, Talk
 from bench.voice.contenders import Contender, Cores, talk_to
-from bench.voice.signal import PACKET_S, RATE, align
+from bench.voice.said import PACKET_S, RATE, align
 from tests.support.impair import Impairment
 
 BEFORE_S, DURING_S, AFTER_S = 3.0, 8.0, 4.0

@@ -22,6 +22,7 @@ def floor(calls: int, cores: Cores) -> Figures:
         "calls": calls,
         "frames": FLOOR_FRAMES,
         "cpu": cores.tested,
+        "others": cores.others,
         "priority": cores.priority,
     }
     done = subprocess.run(

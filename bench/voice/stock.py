@@ -24,7 +24,7 @@ from av import AudioFrame
 ROOT = Path(__file__).resolve().parent.parent.parent
 sys.path[0] = str(ROOT)
 
-from bench.voice.signal import CLIENT_RATE, PACKET_S, RATE, looped
+from bench.voice.said import CLIENT_RATE, PACKET_S, RATE, looped
 
 FRAME = round(CLIENT_RATE * PACKET_S)
 
