@@ -54,18 +54,20 @@ class Peer:
         """Decrypted RTP or RTCP; None when there are no keys yet or it is not authentic."""
         keyed = self._rx
         if keyed is None:
-            if self._dtls._rx_srtp is None:
+            session: Any = self._dtls._rx_srtp
+            if session is None:
                 return None
-            keyed = self._rx = Keyed(self._dtls._rx_srtp)
+            keyed = self._rx = Keyed(session)
         return keyed.unprotect_rtcp(data) if rtcp else keyed.unprotect(data)
 
     def protect(self, data: bytes, rtcp: bool) -> bytes | None:
         """Encrypted RTP or RTCP; None before the keys are there."""
         keyed = self._tx
         if keyed is None:
-            if self._dtls._tx_srtp is None:
+            session: Any = self._dtls._tx_srtp
+            if session is None:
                 return None
-            keyed = self._tx = Keyed(self._dtls._tx_srtp)
+            keyed = self._tx = Keyed(session)
         return keyed.protect_rtcp(data) if rtcp else keyed.protect(data)
 
     async def close(self) -> None:

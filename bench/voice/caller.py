@@ -6,14 +6,10 @@ prints one line of JSON. While it talks nothing is decoded or decrypted, and no 
 
 import asyncio
 import contextlib
-import ipaddress
 import itertools
 import json
 import os
-import secrets
 import select
-import socket
-import struct
 import sys
 import time
 from collections.abc import Iterable, Iterator
@@ -28,141 +24,21 @@ from pylibsrtp import Error as SrtpError
 ROOT = Path(__file__).resolve().parent.parent.parent
 sys.path[0] = str(ROOT)
 
+from bench.voice.call import TICKS, TalkingCall
 from bench.voice.said import PACKET_S, RATE, likeness_to, payloads
 from bench.voice.watch import Watched
 from tests.support.impair import Impairment, impair
-from tests.support.lean import MAX_DATAGRAM_BYTES, Caller, LeanCall, LeanCallFailed
-from voicerelay.shm import stun
+from tests.support.lean import Caller
 from voicerelay.transceiver import opus, rtp
 
-PASSWORD = b"i0xTq3rFyvV0ZEaV1V9YJ1cP"  # of lean.py's offer
-TICKS = 960
 CHECK_S = 2.5  # as browsers do (RFC 7675)
 REPORT_S = 1.0
-REPORTED_LOSS = 0.05  # switches the server's FEC on
 DRAIN_S = 0.002
-SO_TIMESTAMPNS = 35
-CONTROL_BYTES = 64
 DECODED_CALLS = 3
 SHIFT = 37  # packets by which each call is ahead of the one before it in what it says
-RECEIVE_BUFFER_BYTES = 1 << 20
 CONNECT_AT_ONCE = 2
-BUSY_S = 0.5  # before a server that is behind is asked again
-FIRST_SEQUENCE = 1000
-SSRC = int.from_bytes(b"lean", "big")
 
 Event = tuple[float, int, int]  # seconds from the beginning, call, packet
-
-
-class TalkingCall(LeanCall):
-    """A call that also answers the server's checks, which a full ICE agent sends."""
-
-    def __init__(self, caller: Caller) -> None:
-        super().__init__(caller)
-        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER_BYTES)
-        self._socket.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
-        self._socket.bind(("127.0.0.1", 0))
-        self.ssrc = 0
-        self.received: list[tuple[float, bytes]] = []  # arrival, SRTP
-        self.sent = self.sent_in_window = 0
-        self._credentials = ("", "")
-
-    async def connect(self, http: aiohttp.ClientSession) -> None:
-        """Offer, check, handshake. Raises LeanCallFailed or TimeoutError."""
-        async with asyncio.timeout(30):
-            while True:
-                try:
-                    answer = await self._post(http)
-                    break
-                except LeanCallFailed as exc:
-                    if "503" not in str(exc):
-                        raise
-                    await asyncio.sleep(BUSY_S)
-            self.ssrc = int(_after(answer, "\r\na=ssrc:").split()[0])
-            self._credentials = _after(answer, "\r\na=ice-ufrag:"), _after(answer, "\r\na=ice-pwd:")
-            fields = _after(answer, "\r\na=candidate:").split()
-            self._socket.connect((fields[4], int(fields[5])))
-            await self._check(*self._credentials)
-            await self._handshake()
-
-    def fileno(self) -> int:
-        return self._socket.fileno()
-
-    def send_packet(self, number: int, payload: bytes) -> None:
-        assert self._tx is not None
-        packet = rtp.RtpPacket(
-            number == 0,
-            111,
-            (FIRST_SEQUENCE + number) & 0xFFFF,
-            (number * TICKS) & 0xFFFFFFFF,
-            SSRC,
-            payload,
-        )
-        self._socket.send(self._tx.protect(rtp.build_rtp(packet)))
-        self.sent += 1
-
-    def send_report(self) -> None:
-        assert self._tx is not None
-        block = rtp.ReportBlock(self.ssrc, round(REPORTED_LOSS * 256), 0, 0, 0, 0, 0)
-        self._socket.send(self._tx.protect_rtcp(rtp.build_report(SSRC, "lean", None, [block])))
-
-    def send_check(self) -> None:
-        ufrag, password = self._credentials
-        attributes = [
-            (stun.USERNAME, f"{ufrag}:{self._ufrag}".encode()),
-            (stun.PRIORITY, (1 << 30).to_bytes(4, "big")),
-            (stun.ICE_CONTROLLING, bytes(8)),
-            (stun.USE_CANDIDATE, b""),
-        ]
-        self._socket.send(
-            stun.build(stun.BINDING_REQUEST, secrets.token_bytes(12), attributes, password.encode())
-        )
-
-    def take_all(self) -> None:
-        """Keep what has come, with the kernel's time of arrival."""
-        while True:
-            try:
-                data, control, _, _ = self._socket.recvmsg(MAX_DATAGRAM_BYTES, CONTROL_BYTES)
-            except BlockingIOError:
-                return
-            if data[0] < 4:
-                self._answer(data)
-            elif data[0] >= 128 and not rtp.is_rtcp(data):
-                seconds, nanoseconds = struct.unpack("qq", control[0][2])
-                self.received.append((seconds + nanoseconds * 1e-9, data))
-
-    async def _receive(self, first: int, last: int) -> bytes:
-        while True:
-            data = await self._loop.sock_recv(self._socket, MAX_DATAGRAM_BYTES)
-            if data[:2] == b"\x00\x01":
-                self._answer(data)
-            if first <= data[0] <= last and data[:2] != b"\x00\x01":
-                return data
-
-    def _answer(self, data: bytes) -> None:
-        """Binding success (RFC 8445 §7.3)."""
-        if data[:2] != b"\x00\x01":
-            return
-        host, port = self._socket.getpeername()
-        value = stun.xor_address(port, ipaddress.ip_address(host).packed, data[8:20])
-        attributes = [(stun.XOR_MAPPED_ADDRESS, value)]
-        self._socket.send(stun.build(stun.BINDING_SUCCESS, data[8:20], attributes, PASSWORD))
-
-    async def _post(self, http: aiohttp.ClientSession) -> str:
-        port = self._socket.getsockname()[1]
-        candidate = f"a=candidate:1 1 udp 2113937151 127.0.0.1 {port} typ host\r\n"
-        plain = self._caller._offer
-        self._caller._offer = plain.replace(
-            "a=ice-options:trickle\r\n", candidate + "a=end-of-candidates\r\n"
-        )
-        try:
-            return await super()._post(http)
-        finally:
-            self._caller._offer = plain
-
-
-def _after(text: str, mark: str) -> str:
-    return text.partition(mark)[2].partition("\r\n")[0]
 
 
 @dataclass
