@@ -71,4 +71,5 @@ def _draw_loss(axis: Any, summary: dict[str, Any], name: str, scale: float, titl
     axis.invert_yaxis()
     axis.set_title(title, fontsize=10)
     axis.spines[["top", "right"]].set_visible(False)
-    axis.legend(fontsize=8, frameon=False)
+    if name != "audible":
+        axis.legend(fontsize=8, frameon=False)
