@@ -5,13 +5,17 @@ from collections.abc import Awaitable, Callable
 from typing import Any, NoReturn
 
 from aiohttp import web
+from multidict import CIMultiDict
 
 from voicerelay.shm.counters import Block, Counters, TransceiverCounter
 from voicerelay.shm.region import MAX_CAPACITY
+from voicerelay.transceiver.access import CALLER
 from voicerelay.transceiver.agent import Request
 from voicerelay.transceiver.directory import DirectoryError
+from voicerelay.transceiver.keys import Caller
+from voicerelay.transceiver.names import CapReached, Names
 from voicerelay.transceiver.negotiate import NotAcceptable
-from voicerelay.transceiver.offer import OfferError, check_offer
+from voicerelay.transceiver.offer import MAX_OFFER_BYTES, OfferError, check_offer
 from voicerelay.transceiver.problem import problem
 from voicerelay.transceiver.registry import Registry, ServerFull, slot_of
 from voicerelay.transceiver.session import LiveSession
@@ -37,12 +41,21 @@ class Calls:
     """The calls of this transceiver, and the way to its siblings'."""
 
     def __init__(
-        self, registry: Registry, siblings: Siblings, counters: Counters, block: Block
+        self,
+        registry: Registry,
+        siblings: Siblings,
+        counters: Counters,
+        block: Block,
+        names: Names,
+        sessions_per_key: int = 0,
     ) -> None:
         self.registry = registry
         self.block = block
+        self.names = names
         self._siblings = siblings
         self._counters = counters
+        self._sessions_per_key = sessions_per_key
+        self._watchers: set[asyncio.Task[None]] = set()
 
     async def begin(
         self, request: web.Request, sdp: str, body: Any = None
@@ -51,9 +64,23 @@ class Calls:
 
         Raises Refused.
         """
-        about = Request(request.path, request.query, request.headers, body)
+        caller, headers = request[CALLER], CIMultiDict(request.headers)
+        if caller.key:  # agents log what they see
+            headers.popall("Authorization")
+        about = Request(request.path, request.query, headers, body, caller.key, caller.subject)
+        places: list[bytes] = []
         try:
-            return await self.registry.create(check_offer(sdp), about)
+            if len(sdp.encode()) > MAX_OFFER_BYTES:
+                raise OfferError(413, "too_large", f"an offer has at most {MAX_OFFER_BYTES} bytes")
+            offer = check_offer(sdp)
+            for who, most in self._caps(caller):
+                places.append(await self.names.place(who, most))
+            session, answer = await self.registry.create(offer, about)
+            self.when_ended(session, *places)
+            places = []
+            return session, answer
+        except CapReached:
+            self._refuse(429, "too_many_sessions", "there are as many calls as this key may have")
         except OfferError as exc:
             self._refuse(exc.status, exc.code, str(exc))
         except NotAcceptable as exc:
@@ -62,6 +89,33 @@ class Calls:
             self._refuse(503, "no_route", str(exc))
         except ServerFull:
             self._refuse(503, "server_full", "the server is full, try again in a moment")
+        finally:
+            for key in places:
+                self.names.give_up(key)
+
+    def when_ended(self, session: LiveSession, *keys: bytes) -> None:
+        """Give up these keys of the route table when the session has ended."""
+        if not keys:
+            return
+
+        async def watch() -> None:
+            await session.ended.wait()
+            for key in keys:
+                self.names.give_up(key)
+
+        watcher = asyncio.get_running_loop().create_task(watch())
+        self._watchers.add(watcher)
+        watcher.add_done_callback(self._watchers.discard)
+
+    def _caps(self, caller: Caller) -> list[tuple[str, int]]:
+        """Whose sessions are counted, and up to how many: the key's, and the token's or its subject's."""
+        caps = []
+        if caller.key and self._sessions_per_key:
+            caps.append((caller.key, self._sessions_per_key))
+        if caller.max_sessions:
+            whose = caller.subject or f" {caller.token}"
+            caps.append((f"{caller.key} {whose}", caller.max_sessions))
+        return caps
 
     async def pass_to_emptier(self, request: web.Request) -> web.Response | None:
         """The kernel spreads connections, not calls: hand an offer on when a sibling is emptier."""
@@ -84,7 +138,7 @@ class Calls:
         async def handle(request: web.Request) -> web.Response:
             public_id = request.match_info["id"]
             session = self.registry.get(public_id)
-            if session is not None:
+            if session is not None and session.request.key == request[CALLER].key:
                 return await handler(request, session)
             slot = slot_of(public_id)
             if slot is not None and slot != self.registry.slot and not request.app[INTERNAL]:

@@ -6,7 +6,9 @@ from typing import Any
 from aiohttp import web
 
 from voicerelay.shm.counters import Block, Counters
+from voicerelay.transceiver.access import Access
 from voicerelay.transceiver.calls import INTERNAL, Calls
+from voicerelay.transceiver.names import Names
 from voicerelay.transceiver.offer import MAX_OFFER_BYTES
 from voicerelay.transceiver.problem import problems
 from voicerelay.transceiver.registry import Registry
@@ -24,16 +26,21 @@ class Signalling:
         siblings: Siblings,
         counters: Counters,
         block: Block,
+        names: Names,
+        access: Access,
         info: dict[str, Any],
     ) -> None:
-        self._calls = Calls(registry, siblings, counters, block)
+        self._access = access
+        self._calls = Calls(registry, siblings, counters, block, names, access.sessions_per_key)
         self._contracts = [Whip(self._calls)]
         self._info = info
         self._page = files("voicerelay.transceiver").joinpath("page/index.html").read_text("utf-8")
 
     def application(self, internal: bool) -> web.Application:
         """`internal`: for siblings; it never passes a request on again."""
-        app = web.Application(middlewares=[problems], client_max_size=MAX_OFFER_BYTES)
+        access = self._access
+        doors = [problems, access.inner_door] if internal else [access.cors, problems, access.door]
+        app = web.Application(middlewares=doors, client_max_size=MAX_OFFER_BYTES)
         app[INTERNAL] = internal
         app.add_routes(
             [

@@ -17,15 +17,19 @@ from tests.unit.transceiver.test_session import host as session_host
 from voicerelay.shm.counters import COUNTERS_BYTES, Counters, TransceiverCounter
 from voicerelay.shm.rundir import http_socket
 from voicerelay.transceiver import calls as module
+from voicerelay.transceiver.access import Access
 from voicerelay.transceiver.agent import Agent
 from voicerelay.transceiver.directory import CONTROL_GONE
+from voicerelay.transceiver.names import Names
 from voicerelay.transceiver.offer import MAX_OFFER_BYTES
 from voicerelay.transceiver.registry import Registry
+from voicerelay.transceiver.settings import AccessSettings
 from voicerelay.transceiver.siblings import Siblings
 from voicerelay.transceiver.signalling import Signalling
 from voicerelay.transceiver.whip import SDP, SDP_FRAGMENT
 
 OURS, THEIRS, NOBODYS = 1, 2, 3
+OPEN = AccessSettings()
 RESTART = "a=ice-ufrag:efgh\r\na=ice-pwd:abcdefghijklmnopqrstuvwx\r\n"
 TRICKLE = "a=candidate:1 1 udp 2130706431 x.local 50000 typ host\r\n"
 
@@ -34,7 +38,14 @@ class Server:
     """One transceiver's HTTP; `here` is all behind it."""
 
     def __init__(
-        self, here: Host, run_dir: Path, counters: Counters, slot: int, most: int, agent: Agent
+        self,
+        here: Host,
+        run_dir: Path,
+        counters: Counters,
+        slot: int,
+        most: int,
+        agent: Agent,
+        access: Access,
     ) -> None:
         self.here = here
         here.block = counters.transceiver(slot)
@@ -45,8 +56,10 @@ class Server:
         )
         self.registry.cluster_key = b"k" * 32
         self.siblings = Siblings(run_dir, slot)
-        info = {"version": "x"}
-        self.signalling = Signalling(self.registry, self.siblings, counters, here.block, info)
+        names = Names(here.directory, here.directory)
+        self.signalling = Signalling(
+            self.registry, self.siblings, counters, here.block, names, access, {"version": "x"}
+        )
         self.client: TestClient[web.Request, web.Application]
 
     async def offer(self, sdp: str = CHROMIUM, content_type: str = SDP) -> ClientResponse:
@@ -69,12 +82,17 @@ async def server(
     slot: int = OURS,
     most: int = 4,
     agent: Agent = listen,
+    access: AccessSettings = OPEN,
+    table: dict[bytes, int] | None = None,
 ) -> AsyncIterator[Server]:
+    """`table`: the route table that siblings share."""
     async with contextlib.AsyncExitStack() as stack:
         folder = run_dir or Path(stack.enter_context(TemporaryDirectory()))
         here = await stack.enter_async_context(session_host())
         shared = counters or Counters(memoryview(bytearray(COUNTERS_BYTES)))
-        made = Server(here, folder, shared, slot, most, agent)
+        if table is not None:
+            here.directory.share(table, slot)
+        made = Server(here, folder, shared, slot, most, agent, Access(access))
         runner = web.AppRunner(made.signalling.application(internal=True), shutdown_timeout=0.1)
         await runner.setup()
         await web.UnixSite(runner, str(http_socket(folder, slot))).start()
