@@ -1,6 +1,7 @@
 """The command line's options: each reaches the configuration, and each has its variable."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
 
@@ -80,6 +81,9 @@ VARIABLES = {
     "VOICERELAY_LOG_LEVEL": "debug",
     "VOICERELAY_STEERING": "auto",
     "VOICERELAY_COALESCE_US": "300",
+    "VOICERELAY_OPEN": "1",
+    "VOICERELAY_CORS_ORIGIN": "https://a.org http://b.org",
+    "VOICERELAY_SESSIONS_PER_KEY": "7",
 }
 BY_VARIABLES = Config(
     app="mine:app",
@@ -96,13 +100,23 @@ BY_VARIABLES = Config(
     log_level="debug",
     steering="auto",
     coalesce_us=300,
+    open=True,
+    cors_origins=("https://a.org", "http://b.org"),
+    sessions_per_key=7,
 )
 
 
-def test_every_option_has_its_variable(seen: list[Config]) -> None:
-    CliRunner().invoke(main, ["start"], env=VARIABLES)
+@pytest.fixture
+def keys(tmp_path: Path) -> Path:
+    path = tmp_path / "keys"
+    path.write_text("a-key-0123456789")
+    return path
 
-    assert seen == [BY_VARIABLES]
+
+def test_every_option_has_its_variable(seen: list[Config], keys: Path) -> None:
+    CliRunner().invoke(main, ["start"], env=VARIABLES | {"VOICERELAY_API_KEY_FILE": str(keys)})
+
+    assert seen == [replace(BY_VARIABLES, api_key_file=keys)]
 
 
 def test_an_option_is_stronger_than_its_variable(seen: list[Config]) -> None:
@@ -131,7 +145,7 @@ def test_the_banner_tells_where_to_call(host: str, url: str) -> None:
 
     shown = banner(config, ["192.0.2.1", "2001:db8::1"], steered=False)
 
-    assert shown.startswith(f"voicerelay is ready: open {url} and press Call")
+    assert shown.startswith(f"voicerelay is ready: open {url}\n")
     assert "UDP port 4000 on 192.0.2.1, 2001:db8::1" in shown
     assert "portable" in shown
 
