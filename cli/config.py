@@ -11,6 +11,7 @@ from voicerelay.relay.pace import DEFAULT_COALESCE_S, MAX_COALESCE_S
 from voicerelay.shm.counters import MAX_RELAYS, MAX_TRANSCEIVERS
 from voicerelay.shm.region import DEFAULT_CAPACITY, MAX_CAPACITY, MIN_CAPACITY
 from voicerelay.transceiver.cors import is_loopback, parse_origin
+from voicerelay.transceiver.iceservers import IceServersError, read_ice_servers
 from voicerelay.transceiver.keyfile import read_keys
 from voicerelay.transceiver.keys import MAX_CAP, KeyFileError, Keys
 
@@ -49,6 +50,7 @@ class Config:
     api_key_file: Path | None = None
     cors_origins: tuple[str, ...] = ()
     open: bool = False
+    ice_servers: Path | None = None
     sessions_per_key: int = 0
 
     def __post_init__(self) -> None:
@@ -63,6 +65,11 @@ class Config:
             raise UserError(f"--run-dir: the path has more than {MAX_RUN_DIR_BYTES} bytes")
         if self.api_key_file is not None:
             load_keys(self.api_key_file)
+        try:
+            if self.ice_servers is not None:
+                read_ice_servers(str(self.ice_servers))
+        except IceServersError as exc:
+            raise UserError(f"--ice-servers: {self.ice_servers} {exc}") from None
 
     @property
     def open_because(self) -> str:

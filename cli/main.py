@@ -102,6 +102,12 @@ def main() -> None:
     help="Calls at once that one key and its tokens may have. [default: no cap]",
 )
 @click.option(
+    "--ice-servers",
+    type=click.Path(path_type=Path, dir_okay=False),
+    envvar="VOICERELAY_ICE_SERVERS",
+    help="STUN and TURN servers that clients are told of: a JSON file, as RTCConfiguration's iceServers.",
+)
+@click.option(
     "--relays",
     type=int,
     default=DEFAULT_RELAYS,
@@ -174,6 +180,7 @@ def start(
     transceivers: int | None,
     api_key_file: Path | None,
     cors_origins: tuple[str, ...],
+    ice_servers: Path | None,
     **given: Any,
 ) -> None:
     """Run relays, transceivers and control, and serve APP (module:attribute).
@@ -190,6 +197,7 @@ def start(
         run_dir=(run_dir or default_run_dir(given["port"])).absolute(),
         api_key_file=api_key_file.absolute() if api_key_file else None,
         cors_origins=parse_origins(cors_origins),
+        ice_servers=ice_servers.absolute() if ice_servers else None,
         **given,
     )
     logging.basicConfig(

@@ -284,6 +284,7 @@ class Supervisor:
                     http_port=config.http_port,
                     candidates=self.candidates,
                     max_sessions=config.max_sessions,
+                    ice_servers_file=str(config.ice_servers or ""),
                     access=access,
                     pin=config.pin,
                     lifeline=lifeline,

@@ -1,6 +1,7 @@
 """What every signalling contract needs: to begin a call here or at a sibling, and to find a call's owner."""
 
 import asyncio
+import json
 from collections.abc import Awaitable, Callable
 from typing import Any, NoReturn
 
@@ -23,6 +24,8 @@ from voicerelay.transceiver.siblings import SiblingGone, Siblings
 
 FAIR_DIFFERENCE = 1  # calls more than a sibling before an offer is handed on
 BODY_TIMEOUT_S = 5.0  # a client that is slower than this with 64 kB is none
+MAX_BODY_BYTES = 4 * MAX_OFFER_BYTES  # an offer in JSON, and what is beside it
+JSON = "application/json"
 INTERNAL = web.AppKey("internal", bool)  # the application for siblings: it passes nothing on again
 
 Handler = Callable[[web.Request, LiveSession], Awaitable[web.Response]]
@@ -93,8 +96,10 @@ class Calls:
             for key in places:
                 self.names.give_up(key)
 
-    def when_ended(self, session: LiveSession, *keys: bytes) -> None:
-        """Give up these keys of the route table when the session has ended."""
+    def when_ended(
+        self, session: LiveSession, *keys: bytes, then: Callable[[], None] | None = None
+    ) -> None:
+        """Give up these keys of the route table, and do what else is to do, once it has ended."""
         if not keys:
             return
 
@@ -102,6 +107,8 @@ class Calls:
             await session.ended.wait()
             for key in keys:
                 self.names.give_up(key)
+            if then is not None:
+                then()
 
         watcher = asyncio.get_running_loop().create_task(watch())
         self._watchers.add(watcher)
@@ -137,22 +144,50 @@ class Calls:
 
         async def handle(request: web.Request) -> web.Response:
             public_id = request.match_info["id"]
-            session = self.registry.get(public_id)
-            if session is not None and session.request.key == request[CALLER].key:
+            session = self.ours(request, public_id)
+            if session is not None:
                 return await handler(request, session)
-            slot = slot_of(public_id)
-            if slot is not None and slot != self.registry.slot and not request.app[INTERNAL]:
-                try:
-                    return await self._siblings.pass_on(slot, request)
-                except SiblingGone:
-                    pass
-            return problem(404, "no_session", "there is no such session; it may have ended")
+            passed = await self.pass_to(slot_of(public_id), request)
+            return passed or no_session()
 
         return handle
+
+    def ours(self, request: web.Request, public_id: str) -> LiveSession | None:
+        """The session of this id, if it lives here and is the caller's."""
+        session = self.registry.get(public_id)
+        if session is None or session.request.key != request[CALLER].key:
+            return None
+        return session
+
+    async def pass_to(self, slot: int | None, request: web.Request) -> web.Response | None:
+        """The answer of the sibling with this slot; None when there is no other, or it has gone."""
+        if slot is None or slot == self.registry.slot or request.app[INTERNAL]:
+            return None
+        try:
+            return await self._siblings.pass_on(slot, request)
+        except SiblingGone:
+            return None
 
     def _refuse(self, status: int, code: str, message: str) -> NoReturn:
         self.block.add(TransceiverCounter.OFFERS_REFUSED)
         raise Refused(status, code, message)
+
+
+def no_session() -> web.Response:
+    return problem(404, "no_session", "there is no such session; it may have ended")
+
+
+async def json_of(request: web.Request) -> dict[str, Any] | web.Response:
+    """The body's JSON object, or what to answer instead."""
+    if request.content_type != JSON:
+        return problem(415, "content_type", f"the body must be {JSON}")
+    try:
+        body = json.loads(await text_of(request))
+    except (json.JSONDecodeError, RecursionError):
+        return problem(400, "malformed_json", "the body is not JSON")
+    if not isinstance(body, dict):
+        return problem(400, "malformed_json", "the body is not a JSON object")
+    return body
 
 
 async def text_of(request: web.Request) -> str:

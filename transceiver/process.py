@@ -22,6 +22,7 @@ from voicerelay.transceiver.agent import App, AppError, AsgiApp, Session, load_a
 from voicerelay.transceiver.asgi import Neighbourhood, OwnerFirst
 from voicerelay.transceiver.directory import Directory
 from voicerelay.transceiver.front import Front, FrontError, SignallingFront, require_asgi
+from voicerelay.transceiver.iceservers import IceServersError, read_ice_servers
 from voicerelay.transceiver.keys import KeyFileError
 from voicerelay.transceiver.mux import Mux
 from voicerelay.transceiver.names import Names
@@ -130,8 +131,13 @@ class TransceiverProcess:
             access = Access(settings.access)
         except KeyFileError as exc:
             raise FrontError(f"--api-key-file: {settings.access.api_key_file} {exc}") from exc
+        try:
+            path = settings.ice_servers_file
+            servers = read_ice_servers(path) if path else []
+        except IceServersError as exc:
+            raise FrontError(f"--ice-servers: {path} {exc}") from exc
         names = Names(region.route_reader(), self._directory)
-        signalling = Signalling(registry, siblings, counters, block, names, access, info)
+        signalling = Signalling(registry, siblings, counters, block, names, access, info, servers)
         return SignallingFront(signalling, settings)
 
     def _signalled(self, number: int) -> None:

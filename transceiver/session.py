@@ -129,6 +129,7 @@ class LiveSession(Conversation):
                     # Only a finished handshake can carry the goodbye.
                     with contextlib.suppress(TimeoutError):
                         await asyncio.wait_for(self._keys.wait(), HANDSHAKE_GRACE_S)
+                await asyncio.sleep(0)  # a last message leaves with the loop's next round
                 await self._peer.close()
         except Exception:
             log.exception("session %s: closing the peer connection", self.short_id)

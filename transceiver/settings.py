@@ -31,6 +31,7 @@ class TransceiverSettings:
     http_port: int
     candidates: list[tuple[str, int]]
     max_sessions: int
+    ice_servers_file: str = ""
     access: AccessSettings = field(default_factory=AccessSettings)
     pin: bool = False
     lifeline: int = -1

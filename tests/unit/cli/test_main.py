@@ -94,6 +94,7 @@ BAD_OPTIONS = [
     ("max_sessions", "0"),
     *(("sessions_per_key", value) for value in ("-1", "1001")),
     *(("api_key_file", value) for value in ("/no/such/file", "/proc", __file__)),
+    *(("ice_servers", value) for value in ("/no/such/file", "/proc", __file__)),
     *(("cors_origin", value) for value in ("example.org", "https://example.org/", "")),
     *(("capacity", value) for value in ("15", "1000001")),
     ("run_dir", "/tmp/" + "x" * 80),

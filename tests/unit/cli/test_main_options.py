@@ -114,9 +114,13 @@ def keys(tmp_path: Path) -> Path:
 
 
 def test_every_option_has_its_variable(seen: list[Config], keys: Path) -> None:
-    CliRunner().invoke(main, ["start"], env=VARIABLES | {"VOICERELAY_API_KEY_FILE": str(keys)})
+    servers = keys.with_name("servers")
+    servers.write_text('[{"urls": "stun:192.0.2.1"}]')
+    files = {"VOICERELAY_API_KEY_FILE": str(keys), "VOICERELAY_ICE_SERVERS": str(servers)}
 
-    assert seen == [replace(BY_VARIABLES, api_key_file=keys)]
+    CliRunner().invoke(main, ["start"], env=VARIABLES | files)
+
+    assert seen == [replace(BY_VARIABLES, api_key_file=keys, ice_servers=servers)]
 
 
 def test_an_option_is_stronger_than_its_variable(seen: list[Config]) -> None:

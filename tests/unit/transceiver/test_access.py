@@ -379,7 +379,7 @@ def test_an_open_server_trusts_pages_of_this_machine_only() -> None:
 
 
 def settings(host: str, access: AccessSettings) -> TransceiverSettings:
-    return TransceiverSettings("/run", 0, "a:b", host, 8080, [], 1, access)
+    return TransceiverSettings("/run", 0, "a:b", host, 8080, [], 1, access=access)
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -20,6 +20,7 @@ from voicerelay.transceiver import calls as module
 from voicerelay.transceiver.access import Access
 from voicerelay.transceiver.agent import Agent
 from voicerelay.transceiver.directory import CONTROL_GONE
+from voicerelay.transceiver.iceservers import IceServer
 from voicerelay.transceiver.names import Names
 from voicerelay.transceiver.offer import MAX_OFFER_BYTES
 from voicerelay.transceiver.registry import Registry
@@ -46,6 +47,7 @@ class Server:
         most: int,
         agent: Agent,
         access: Access,
+        servers: Sequence[IceServer],
     ) -> None:
         self.here = here
         here.block = counters.transceiver(slot)
@@ -58,7 +60,14 @@ class Server:
         self.siblings = Siblings(run_dir, slot)
         names = Names(here.directory, here.directory)
         self.signalling = Signalling(
-            self.registry, self.siblings, counters, here.block, names, access, {"version": "x"}
+            self.registry,
+            self.siblings,
+            counters,
+            here.block,
+            names,
+            access,
+            {"version": "x"},
+            servers,
         )
         self.client: TestClient[web.Request, web.Application]
 
@@ -84,6 +93,7 @@ async def server(
     agent: Agent = listen,
     access: AccessSettings = OPEN,
     table: dict[bytes, int] | None = None,
+    servers: Sequence[IceServer] = (),
 ) -> AsyncIterator[Server]:
     """`table`: the route table that siblings share."""
     async with contextlib.AsyncExitStack() as stack:
@@ -92,7 +102,7 @@ async def server(
         shared = counters or Counters(memoryview(bytearray(COUNTERS_BYTES)))
         if table is not None:
             here.directory.share(table, slot)
-        made = Server(here, folder, shared, slot, most, agent, Access(access))
+        made = Server(here, folder, shared, slot, most, agent, Access(access), servers)
         runner = web.AppRunner(made.signalling.application(internal=True), shutdown_timeout=0.1)
         await runner.setup()
         await web.UnixSite(runner, str(http_socket(folder, slot))).start()
@@ -237,5 +247,65 @@ def test_the_other_resources_are_there_and_405_names_what_is_allowed() -> None:
             wrong = await here.client.put("/whip")
             assert await code_of(wrong) == (405, "method_not_allowed")
             assert "POST" in wrong.headers["Allow"]
+
+    asyncio.run(run())
+
+
+def test_configured_turn_servers_are_linked() -> None:
+    async def run() -> None:
+        async with server(servers=[IceServer(("turn:192.0.2.1",), "u", "c")]) as here:
+            response = await here.offer()
+
+            link = '<turn:192.0.2.1>; rel="ice-server"; username="u"; credential="c"'
+            assert response.headers["Link"] == link + '; credential-type="password"'
+
+    asyncio.run(run())
+
+
+def test_without_turn_servers_there_is_no_link() -> None:
+    async def run() -> None:
+        async with server() as here:
+            assert "Link" not in (await here.offer()).headers
+
+    asyncio.run(run())
+
+
+def test_another_content_type_is_told_the_right_one() -> None:
+    async def run() -> None:
+        async with server() as here:
+            assert (await here.offer(content_type="text/plain")).headers["Accept-Post"] == SDP
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("direction", ["recvonly", "sendrecv"])
+def test_who_only_listens_is_answered_on_whep(direction: str) -> None:
+    async def run() -> None:
+        async with server() as here:
+            sdp = CHROMIUM.replace("a=sendrecv", f"a={direction}")
+            response = await here.client.post("/whep", data=sdp, headers={"Content-Type": SDP})
+
+            assert response.status == 201
+            assert "a=sendonly" in await response.text()
+            location = response.headers["Location"]
+            assert re.fullmatch(r"/whep/[\w-]{27}", location)
+            etag = response.headers["ETag"]
+            assert (await here.patch(location, TRICKLE, If_Match=etag)).status == 204
+            options = await here.client.options("/whep")
+            assert (options.status, options.headers["Accept-Post"]) == (204, SDP)
+            assert (await here.client.delete(location)).status == 200
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize(
+    ("offered", "answered"),
+    [("sendrecv", "sendrecv"), ("sendonly", "recvonly"), ("recvonly", "sendonly")],
+)
+def test_the_answer_has_the_offers_direction_in_mirror(offered: str, answered: str) -> None:
+    async def run() -> None:
+        async with server() as here:
+            response = await here.offer(CHROMIUM.replace("a=sendrecv", f"a={offered}"))
+            assert f"a={answered}\r\n" in await response.text()
 
     asyncio.run(run())
