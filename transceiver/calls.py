@@ -1,8 +1,9 @@
 """What every signalling contract needs: to begin a call here or at a sibling, and to find a call's owner."""
 
 import asyncio
+import contextlib
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Any, NoReturn
 
 from aiohttp import web
@@ -16,7 +17,7 @@ from voicerelay.transceiver.directory import DirectoryError
 from voicerelay.transceiver.keys import Caller
 from voicerelay.transceiver.names import CapReached, Names
 from voicerelay.transceiver.negotiate import NotAcceptable
-from voicerelay.transceiver.offer import MAX_OFFER_BYTES, OfferError, check_offer
+from voicerelay.transceiver.offer import MAX_OFFER_BYTES, Offer, OfferError, check_offer
 from voicerelay.transceiver.problem import problem
 from voicerelay.transceiver.registry import Registry, ServerFull, slot_of
 from voicerelay.transceiver.session import LiveSession
@@ -72,16 +73,32 @@ class Calls:
             headers.popall("Authorization")
         about = Request(request.path, request.query, headers, body, caller.key, caller.subject)
         places: list[bytes] = []
+        with self._refusing():
+            try:
+                offer = _checked(sdp)
+                for who, most in self._caps(caller):
+                    places.append(await self.names.place(who, most))
+                session, answer = await self.registry.create(offer, about)
+            except BaseException:
+                for key in places:
+                    self.names.give_up(key)
+                raise
+        self.when_ended(session, *places)
+        return session, answer
+
+    async def begin_again(self, session: LiveSession, sdp: str, fresh: bool) -> str:
+        """The answer to another offer for a session, of a `fresh` peer connection or the same.
+
+        Raises Refused.
+        """
+        with self._refusing():
+            return await self.registry.reoffer(session, _checked(sdp), fresh)
+
+    @contextlib.contextmanager
+    def _refusing(self) -> Iterator[None]:
+        """Say why there is no call."""
         try:
-            if len(sdp.encode()) > MAX_OFFER_BYTES:
-                raise OfferError(413, "too_large", f"an offer has at most {MAX_OFFER_BYTES} bytes")
-            offer = check_offer(sdp)
-            for who, most in self._caps(caller):
-                places.append(await self.names.place(who, most))
-            session, answer = await self.registry.create(offer, about)
-            self.when_ended(session, *places)
-            places = []
-            return session, answer
+            yield
         except CapReached:
             self._refuse(429, "too_many_sessions", "there are as many calls as this key may have")
         except OfferError as exc:
@@ -92,9 +109,6 @@ class Calls:
             self._refuse(503, "no_route", str(exc))
         except ServerFull:
             self._refuse(503, "server_full", "the server is full, try again in a moment")
-        finally:
-            for key in places:
-                self.names.give_up(key)
 
     def when_ended(
         self, session: LiveSession, *keys: bytes, then: Callable[[], None] | None = None
@@ -171,6 +185,12 @@ class Calls:
     def _refuse(self, status: int, code: str, message: str) -> NoReturn:
         self.block.add(TransceiverCounter.OFFERS_REFUSED)
         raise Refused(status, code, message)
+
+
+def _checked(sdp: str) -> Offer:
+    if len(sdp.encode()) > MAX_OFFER_BYTES:
+        raise OfferError(413, "too_large", f"an offer has at most {MAX_OFFER_BYTES} bytes")
+    return check_offer(sdp)
 
 
 def no_session() -> web.Response:

@@ -94,14 +94,13 @@ class Pipecat:
         before = self._calls.ours(request, pc_id) if isinstance(pc_id, str) else None
         if before is None and objection is not None:
             return problem(404, "no_start", objection)
-        if before is not None:
-            if body.get("restart_pc") is not True:
-                return problem(503, "no_renegotiation", "offer a new peer connection (restart_pc)")
-            before.end("its client calls again (restart_pc)")
         try:
-            session, answer = await self._calls.begin(
-                request, sdp, body.get("requestData") or about
-            )
+            if before is not None:
+                fresh = body.get("restart_pc") is True
+                session, answer = before, await self._calls.begin_again(before, sdp, fresh)
+            else:
+                known = body.get("requestData") or about
+                session, answer = await self._calls.begin(request, sdp, known)
         except Refused as exc:
             return problem(exc.status, exc.code, str(exc))
         session.use(Rtvi(session))

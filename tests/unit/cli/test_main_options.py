@@ -106,15 +106,9 @@ BY_VARIABLES = Config(
 )
 
 
-@pytest.fixture
-def keys(tmp_path: Path) -> Path:
-    path = tmp_path / "keys"
-    path.write_text("a-key-0123456789")
-    return path
-
-
-def test_every_option_has_its_variable(seen: list[Config], keys: Path) -> None:
-    servers = keys.with_name("servers")
+def test_every_option_has_its_variable(seen: list[Config], tmp_path: Path) -> None:
+    keys, servers = tmp_path / "keys", tmp_path / "servers"
+    keys.write_text("a-key-0123456789")
     servers.write_text('[{"urls": "stun:192.0.2.1"}]')
     files = {"VOICERELAY_API_KEY_FILE": str(keys), "VOICERELAY_ICE_SERVERS": str(servers)}
 
@@ -149,7 +143,7 @@ def test_the_banner_tells_where_to_call(host: str, url: str) -> None:
 
     shown = banner(config, ["192.0.2.1", "2001:db8::1"], steered=False)
 
-    assert shown.startswith(f"voicerelay is ready: open {url}\n")
+    assert shown.startswith(f"voicerelay is ready: open {url} and press Call")
     assert "UDP port 4000 on 192.0.2.1, 2001:db8::1" in shown
     assert "portable" in shown
 

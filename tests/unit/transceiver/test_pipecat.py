@@ -133,24 +133,55 @@ def test_candidates_of_nobody_are_refused(body: object, status: int) -> None:
     asyncio.run(run())
 
 
-def test_a_client_that_calls_again_takes_the_place_of_its_first_call() -> None:
+def test_a_client_comes_back_to_its_call_by_its_pc_id() -> None:
     async def run() -> None:
         async with two() as (ours, theirs):
             # given a call of the other transceiver
             _, first = await ask(theirs, OFFER)
             session = session_of(theirs, first)
+            ufrag = session.ufrag
 
             # when its client makes a new peer connection
             again = OFFER | {"pc_id": first["pc_id"], "restart_pc": True}
             status, second = await ask(ours, again)
 
-            # then it is answered where it lives, and the first one ends
+            # then it is the same call, on new credentials
             assert status == 200
-            assert session_of(theirs, second) is not None
-            await session.ended.wait()
+            assert second["pc_id"] == first["pc_id"]
+            assert session_of(theirs, second) is session
+            assert session.ufrag != ufrag
+            assert f"a=ice-ufrag:{session.ufrag}" in second["sdp"]
             assert (ours.registry.sessions, theirs.registry.sessions) == (0, 1)
 
     asyncio.run(run())
+
+
+def test_a_client_that_renegotiates_keeps_its_connection() -> None:
+    async def run() -> None:
+        async with server() as here:
+            _, first = await ask(here, OFFER)
+            muted = OFFER | {
+                "pc_id": first["pc_id"],
+                "sdp": CHROMIUM.replace("a=sendrecv", "a=recvonly"),
+            }
+            status, second = await ask(here, muted)
+
+            assert (status, second["pc_id"]) == (200, first["pc_id"])
+            assert "a=sendonly" in second["sdp"]
+            for line in ("a=ice-ufrag", "a=fingerprint", "a=ssrc", "o="):
+                assert _of(second["sdp"], line)[:4] == _of(first["sdp"], line)[:4]
+            another = OFFER | {
+                "pc_id": first["pc_id"],
+                "sdp": CHROMIUM.replace("A0:A1:A2", "A0:A1:A3"),
+            }
+            assert (await ask(here, another))[0] == 406
+            assert here.registry.sessions == 1
+
+    asyncio.run(run())
+
+
+def _of(sdp: str, begin: str) -> list[str]:
+    return [line[:24] for line in sdp.splitlines() if line.startswith(begin)]
 
 
 def test_an_unknown_pc_id_begins_a_new_call() -> None:
