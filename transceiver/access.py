@@ -84,9 +84,17 @@ class Access:
 
     def _deny(self, request: web.Request) -> web.Response | None:
         """Find the caller; an answer for those who may not."""
-        request[CALLER] = Caller()
-        if self._file is None or request.method == "OPTIONS" or request.path in _OPEN_PATHS:
+        found = self._find(request)
+        if isinstance(found, Caller):
+            request[CALLER] = found
             return None
+        request[CALLER] = Caller(denied=True)
+        public = request.method == "OPTIONS" or request.path in _OPEN_PATHS
+        return None if public else found
+
+    def _find(self, request: web.Request) -> Caller | web.Response:
+        if self._file is None:
+            return Caller()
         scheme, _, credential = request.headers.get("Authorization", "").partition(" ")
         if scheme.lower() != "bearer":
             return unauthorized("unauthorized", "this server wants a key or token (Bearer)", _REALM)
@@ -98,8 +106,7 @@ class Access:
         # Whoever began a call may end it, however long it lasted.
         if caller.expired and "id" not in request.match_info:
             return unauthorized("token_expired", "the token has expired", challenge)
-        request[CALLER] = caller
-        return None
+        return caller
 
     def _wait_s(self, request: web.Request, now: float) -> float:
         caller = request[CALLER]

@@ -11,8 +11,9 @@ _ORIGIN = re.compile(
 )
 _DEFAULT_PORTS = {"http": "80", "https": "443"}
 _PREFLIGHT = {
-    "Access-Control-Allow-Methods": "GET, POST, PATCH, DELETE",
-    "Access-Control-Allow-Headers": "authorization, content-type, if-match, x-openai-agents-sdk",
+    "Access-Control-Allow-Methods": "GET, POST, PATCH, DELETE, OPTIONS",
+    # Released WHIP clients name the ETag in a header of that name too.
+    "Access-Control-Allow-Headers": "authorization, content-type, etag, if-match, x-openai-agents-sdk",
     "Access-Control-Max-Age": "600",
 }
 _EXPOSED = {"Access-Control-Expose-Headers": "Location, ETag, Link, Retry-After, WWW-Authenticate"}

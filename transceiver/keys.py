@@ -40,6 +40,7 @@ class Caller:
     """Whose request it is. key: the name of the key; all is empty where the server is open.
 
     subject: who the token was made for. max_sessions: its cap, 0 for none. token: tells tokens apart.
+    denied: has none, on a server that wants one, and may see what is public.
     """
 
     key: str = ""
@@ -47,6 +48,7 @@ class Caller:
     max_sessions: int = 0
     token: str = ""
     expired: bool = False
+    denied: bool = False
 
 
 class Keys:

@@ -49,8 +49,16 @@ class Whip:
             web.delete(self._path + "/{id}", owned(self._delete)),
         ]
 
-    async def _options(self, _request: web.Request) -> web.Response:
-        return web.Response(status=204, headers={"Accept-Post": SDP})
+    async def _options(self, request: web.Request) -> web.Response:
+        return web.Response(status=204, headers={"Accept-Post": SDP} | self._links(request))
+
+    def _links(self, request: web.Request) -> dict[str, str]:
+        """§4.6: the TURN servers, for those who may call."""
+        caller = request[CALLER]
+        if not self._servers or caller.denied:
+            return {}
+        user, now = caller.subject or "voicerelay", time.time()
+        return {"Link": link_header([s.configuration(user, now) for s in self._servers])}
 
     async def _post(self, request: web.Request) -> web.Response:
         """§4.2: an offer makes a session here, or at a sibling with room."""
@@ -71,10 +79,7 @@ class Whip:
         except Refused as exc:
             return problem(exc.status, exc.code, str(exc))
         headers = {"Location": f"{self._path}/{session.id}", "ETag": f'"{session.etag}"'}
-        if self._servers:
-            user = request[CALLER].subject or "voicerelay"
-            now = time.time()
-            headers["Link"] = link_header([s.configuration(user, now) for s in self._servers])
+        headers |= self._links(request)
         return web.Response(status=201, text=answer, content_type=SDP, headers=headers)
 
     async def _patch(self, request: web.Request, session: LiveSession) -> web.Response:

@@ -16,6 +16,7 @@ from tests.unit.transceiver.test_whip import RESTART, TRICKLE, Server, code_of, 
 from voicerelay.transceiver import access as module
 from voicerelay.transceiver.access import objection
 from voicerelay.transceiver.buckets import Rate
+from voicerelay.transceiver.iceservers import IceServer
 from voicerelay.transceiver.keys import Keys
 from voicerelay.transceiver.settings import AccessSettings, TransceiverSettings
 from voicerelay.transceiver.whip import SDP, SDP_FRAGMENT
@@ -70,6 +71,18 @@ def test_without_a_key_nobody_calls_and_the_answer_says_what_is_wanted(
             assert (await here.client.get("/info")).status == 401
             assert (await here.client.get("/")).status == 200
             assert (await here.client.options("/whip")).status == 204
+
+    asyncio.run(run())
+
+
+def test_turn_credentials_are_for_those_who_may_call(keys: AccessSettings) -> None:
+    async def run() -> None:
+        turn = IceServer(("turn:192.0.2.1",), "u", "c")
+        async with server(access=keys, servers=[turn]) as here:
+            for headers, told in (({}, False), ({"Authorization": f"Bearer {WEB}"}, True)):
+                asked = await here.client.options("/whip", headers=headers)
+                assert asked.status == 204
+                assert ("Link" in asked.headers) == told
 
     asyncio.run(run())
 

@@ -258,6 +258,8 @@ def test_configured_turn_servers_are_linked() -> None:
 
             link = '<turn:192.0.2.1>; rel="ice-server"; username="u"; credential="c"'
             assert response.headers["Link"] == link + '; credential-type="password"'
+            asked = await here.client.options("/whip")
+            assert asked.headers["Link"] == response.headers["Link"]
 
     asyncio.run(run())
 
