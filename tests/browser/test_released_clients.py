@@ -84,6 +84,33 @@ PIPECAT_JS = """(async () => {
 })()"""
 
 
+# As FastRTC's own pages have it.
+FASTRTC_JS = """(async () => {
+  window.said = [];
+  const pc = new RTCPeerConnection(), webrtc_id = Math.random().toString(36).substring(7);
+  window.voicerelay = {pc, remoteStream: null};
+  const headers = {'Content-Type': 'application/json', Authorization: `Bearer ${TOKEN}`};
+  const post = body => fetch(SERVER + '/webrtc/offer', {
+    method: 'POST', headers, body: JSON.stringify({...body, webrtc_id}),
+  }).then(response => response.json());
+  window.trickled = [];
+  pc.onicecandidate = ({candidate}) => candidate && post({
+    candidate: candidate.toJSON(), type: 'ice-candidate',
+  }).then(answer => trickled.push(answer));
+  const stream = await navigator.mediaDevices.getUserMedia({audio: true});
+  stream.getTracks().forEach(track => pc.addTrack(track, stream));
+  pc.addEventListener('track', event => { window.voicerelay.remoteStream = event.streams[0]; });
+  window.channel = pc.createDataChannel('text');
+  channel.onopen = () => channel.send('handshake');
+  channel.onmessage = event => said.push(JSON.parse(event.data));
+  const offer = await pc.createOffer();
+  await pc.setLocalDescription(offer);
+  const answer = await post({sdp: offer.sdp, type: offer.type});
+  if (answer.status === 'failed') throw new Error(answer.meta.error);
+  await pc.setRemoteDescription(answer);
+})()"""
+
+
 class Place(NamedTuple):
     """A browser that stands on the page with the clients."""
 
@@ -235,6 +262,25 @@ def test_pipecats_client_talks_comes_back_and_is_told_of_the_end(
             # and when the agent leaves, the client is told
             await browser.evaluate("client.sendClientMessage('bye', {})")
             await browser.wait_for("seen.left", HEAR_TIMEOUT_S)
+            await is_over(running)
+
+    asyncio.run(run())
+
+
+@BROWSERS
+def test_fastrtcs_inline_client_talks_and_is_told_of_the_end(
+    kind: str, running: Server, clients: Path, tmp_path: Path
+) -> None:
+    async def run() -> None:
+        async with place(kind, running, clients, tmp_path) as here:
+            browser = here.browser
+            await browser.evaluate(FASTRTC_JS)
+            await hears(browser, here.hz)
+            await browser.evaluate("channel.send('hello')")
+            first = await browser.wait_for("said[0]", HEAR_TIMEOUT_S)
+            assert first["data"]["turn"] == 1  # so the handshake was not the agent's
+            await browser.evaluate("channel.send('bye')")
+            await browser.wait_for("said.some(m => m.type === 'end_stream')", HEAR_TIMEOUT_S)
             await is_over(running)
 
     asyncio.run(run())

@@ -9,7 +9,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import NameOID
-from OpenSSL import SSL, crypto
+from OpenSSL import SSL
 
 from voicerelay.transceiver.dtls import Dtls
 
@@ -44,8 +44,8 @@ class Peer:
         )
         context = SSL.Context(SSL.DTLS_METHOD)
         context.set_verify(SSL.VERIFY_PEER | SSL.VERIFY_FAIL_IF_NO_PEER_CERT, lambda *_: True)
-        context.use_certificate(crypto.X509.from_cryptography(self.certificate))
-        context.use_privatekey(crypto.PKey.from_cryptography_key(key))
+        context.use_certificate(self.certificate)
+        context.use_privatekey(key)
         context.set_cipher_list(ciphers)
         context.set_tlsext_use_srtp(b"SRTP_AES128_CM_SHA1_80")
         self.ssl = SSL.Connection(context)
@@ -100,7 +100,7 @@ def test_a_peer_of_another_make_gets_a_connection(role: str, kind: str, ciphers:
 
         # then both are connected, with the same keys for media
         assert peer.connected
-        assert str(ours.state) in ("connected", "State.CONNECTED")
+        assert ours.state == "connected"
         assert peer.ssl.get_selected_srtp_profile() == b"SRTP_AES128_CM_SHA1_80"
         await ours.stop()
 
