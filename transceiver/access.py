@@ -22,6 +22,8 @@ _OPEN_PATHS = ("/",)  # the page asks for the key
 _REALM = 'Bearer realm="voicerelay"'
 
 Next = Callable[[web.Request], Awaitable[web.StreamResponse]]
+# Who a contract's own kind of credential belongs to, such as Realtime's client secrets.
+Reader = Callable[[str], Caller | None]
 
 
 def objection(settings: TransceiverSettings, asgi: bool) -> str:
@@ -42,6 +44,7 @@ class Access:
         # A page without a credential can do nothing; an open server trusts this machine's pages only.
         self._origins = Origins(settings.cors_origins or ([ANY] if self._file else []))
         self._buckets = Buckets()
+        self.readers: list[Reader] = []
         self.sessions_per_key = settings.sessions_per_key
 
     @web.middleware
@@ -98,9 +101,13 @@ class Access:
         scheme, _, credential = request.headers.get("Authorization", "").partition(" ")
         if scheme.lower() != "bearer":
             return unauthorized("unauthorized", "this server wants a key or token (Bearer)", _REALM)
+        credential = credential.strip()
+        known = next(filter(None, (read(credential) for read in self.readers)), None)
+        if known is not None:
+            return known
         challenge = f'{_REALM}, error="invalid_token"'
         try:
-            caller = self._file.current(time.monotonic()).caller(credential.strip(), time.time())
+            caller = self._file.current(time.monotonic()).caller(credential, time.time())
         except Denied as exc:
             return unauthorized("invalid_token", str(exc), challenge)
         # Whoever began a call may end it, however long it lasted.

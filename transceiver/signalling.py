@@ -40,7 +40,7 @@ class Signalling:
         info: dict[str, Any],
         servers: Sequence[IceServer] = (),
     ) -> None:
-        self._access = access
+        self.access = access
         self._calls = Calls(registry, siblings, counters, block, names, access.sessions_per_key)
         self._contracts: list[Contract] = [
             Whip(self._calls, "/whip", servers),
@@ -53,7 +53,7 @@ class Signalling:
 
     def application(self, internal: bool) -> web.Application:
         """`internal`: for siblings; it never passes a request on again."""
-        access = self._access
+        access = self.access
         doors = [problems, access.inner_door] if internal else [access.cors, problems, access.door]
         app = web.Application(middlewares=doors, client_max_size=MAX_BODY_BYTES)
         app[INTERNAL] = internal

@@ -26,6 +26,23 @@ CHROMIUM_HZ, FIREFOX_HZ = 800, 600
 CONNECT_TIMEOUT_S = 20
 HEAR_TIMEOUT_S = 10
 
+PACKAGES = (
+    "@eyevinn/whip-web-client@1.1.7",
+    "@pipecat-ai/client-js@1.13.1",
+    "@pipecat-ai/small-webrtc-transport@1.10.8",
+    "whip-whep@1.2.0",
+)
+ENTRY = """
+import {PipecatClient} from '@pipecat-ai/client-js';
+import {SmallWebRTCTransport, WavMediaManager} from '@pipecat-ai/small-webrtc-transport';
+import {WHEPClient} from 'whip-whep/whep.js';
+import {WHIPClient} from 'whip-whep/whip.js';
+import {WHIPClient as EyevinnWHIPClient} from '@eyevinn/whip-web-client';
+Object.assign(window, {
+  EyevinnWHIPClient, PipecatClient, SmallWebRTCTransport, WavMediaManager, WHEPClient, WHIPClient,
+});
+"""
+
 WHIP_JS = """(async () => {
   const pc = new RTCPeerConnection({bundlePolicy: 'max-bundle'});
   window.voicerelay = {pc, remoteStream: null};
@@ -120,8 +137,9 @@ class Place(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def clients() -> Path:
-    return npm.bundle(Path(__file__).parent / "clients")
+def clients(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The packages, bundled."""
+    return npm.bundle(tmp_path_factory.mktemp("clients"), PACKAGES, ENTRY)
 
 
 @pytest.fixture
@@ -136,7 +154,7 @@ def running(tmp_path: Path) -> Iterator[Server]:
 
 
 @contextlib.asynccontextmanager
-async def place(kind: str, running: Server, clients: Path, tmp_path: Path) -> AsyncIterator[Place]:
+async def place(kind: str, running: Server, clients: str, tmp_path: Path) -> AsyncIterator[Place]:
     """The page comes from a server of its own, so every request is one from another origin."""
     token = Keys.parse(KEYS).issue(time.time(), 600, subject="alice", max_sessions=1)
     constants = f"const SERVER = '{running.http_url}', TOKEN = '{token}';"
@@ -145,8 +163,8 @@ async def place(kind: str, running: Server, clients: Path, tmp_path: Path) -> As
     async def page(_request: web.Request) -> web.Response:
         return web.Response(text=html, content_type="text/html")
 
-    async def script(_request: web.Request) -> web.FileResponse:
-        return web.FileResponse(clients)
+    async def script(_request: web.Request) -> web.Response:
+        return web.Response(text=clients, content_type="text/javascript")
 
     app = web.Application()
     app.add_routes([web.get("/", page), web.get("/bundle.js", script)])
@@ -193,7 +211,7 @@ BROWSERS = pytest.mark.parametrize("kind", ["chromium", "firefox"])
 @BROWSERS
 @pytest.mark.parametrize("script", [WHIP_JS, EYEVINN_JS], ids=["whip-whep", "eyevinn"])
 def test_whip_clients_hear_their_echo_and_hang_up(
-    kind: str, script: str, running: Server, clients: Path, tmp_path: Path
+    kind: str, script: str, running: Server, clients: str, tmp_path: Path
 ) -> None:
     async def run() -> None:
         async with place(kind, running, clients, tmp_path) as here:
@@ -214,7 +232,7 @@ def test_whip_clients_hear_their_echo_and_hang_up(
 
 @BROWSERS
 def test_a_whep_client_hears_the_agent(
-    kind: str, running: Server, clients: Path, tmp_path: Path
+    kind: str, running: Server, clients: str, tmp_path: Path
 ) -> None:
     async def run() -> None:
         async with place(kind, running, clients, tmp_path) as here:
@@ -228,7 +246,7 @@ def test_a_whep_client_hears_the_agent(
 
 @BROWSERS
 def test_pipecats_client_talks_comes_back_and_is_told_of_the_end(
-    kind: str, running: Server, clients: Path, tmp_path: Path
+    kind: str, running: Server, clients: str, tmp_path: Path
 ) -> None:
     async def run() -> None:
         async with place(kind, running, clients, tmp_path) as here:
@@ -269,7 +287,7 @@ def test_pipecats_client_talks_comes_back_and_is_told_of_the_end(
 
 @BROWSERS
 def test_fastrtcs_inline_client_talks_and_is_told_of_the_end(
-    kind: str, running: Server, clients: Path, tmp_path: Path
+    kind: str, running: Server, clients: str, tmp_path: Path
 ) -> None:
     async def run() -> None:
         async with place(kind, running, clients, tmp_path) as here:

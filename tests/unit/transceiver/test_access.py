@@ -17,7 +17,7 @@ from voicerelay.transceiver import access as module
 from voicerelay.transceiver.access import objection
 from voicerelay.transceiver.buckets import Rate
 from voicerelay.transceiver.iceservers import IceServer
-from voicerelay.transceiver.keys import Keys
+from voicerelay.transceiver.keys import Caller, Keys
 from voicerelay.transceiver.settings import AccessSettings, TransceiverSettings
 from voicerelay.transceiver.whip import SDP, SDP_FRAGMENT
 
@@ -83,6 +83,22 @@ def test_turn_credentials_are_for_those_who_may_call(keys: AccessSettings) -> No
                 asked = await here.client.options("/whip", headers=headers)
                 assert asked.status == 204
                 assert ("Link" in asked.headers) == told
+
+    asyncio.run(run())
+
+
+def test_a_contract_may_have_a_credential_of_its_own(keys: AccessSettings) -> None:
+    async def run() -> None:
+        async with closed(keys) as here:
+            access = here.signalling.access
+            access.readers.append(lambda value: Caller("web", "eve") if value == "ek_1" else None)
+
+            location = (await call(here, "ek_1")).headers["Location"]
+
+            session = here.registry.get(location.rpartition("/")[2])
+            assert session is not None
+            assert (session.request.key, session.request.subject) == ("web", "eve")
+            assert (await call(here, "ek_2")).status == 401
 
     asyncio.run(run())
 
