@@ -72,11 +72,15 @@ class Config:
             raise UserError(f"--ice-servers: {self.ice_servers} {exc}") from None
 
     @property
-    def open_because(self) -> str:
-        """Why calls need no key; empty when they do."""
+    def callers(self) -> str:
+        """Who may call, for the one who starts it."""
         if self.api_key_file is not None:
-            return ""
-        return "loopback only" if is_loopback(self.http_host) else "--open"
+            return "with an API key or token"
+        if self.open:
+            return "open to anybody (--open)"
+        if is_loopback(self.http_host):
+            return "open to anybody on this machine"
+        return "as the application decides"  # the transceivers start with an ASGI application only
 
 
 def load_keys(path: Path) -> Keys:

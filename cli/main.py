@@ -245,13 +245,8 @@ def banner(config: Config, hosts: list[str], steered: bool) -> str:
             f"  media   UDP port {config.port} on {', '.join(hosts)}",
             f"  plane   {'kernel steering' if steered else 'portable'}",
             f"  agent   {config.app}",
-            f"  calls   {_who_calls(config)}",
+            f"  calls   {config.callers}",
             f"  runs    {config.relays} relays, {config.transceivers} transceivers, 1 control",
             "  stop    Ctrl-C     look: voicerelay status",
         ]
     )
-
-
-def _who_calls(config: Config) -> str:
-    why = config.open_because
-    return f"open to anybody ({why})" if why else "with an API key or token"

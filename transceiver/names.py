@@ -36,6 +36,8 @@ class Names:
     async def claim(self, name: str) -> bytes:
         """The key by which siblings find a call of this name. Raises DirectoryError."""
         key = owner_key(name)
+        if key in self._held:
+            raise DirectoryError("the name is another call's")
         await self._hold(key)
         return key
 

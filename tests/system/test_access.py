@@ -60,6 +60,29 @@ def test_who_has_a_token_calls_and_the_secret_is_nowhere(keys: Path) -> None:
     assert KEY.encode() not in processes
 
 
+def test_a_cap_holds_over_all_transceivers(keys: Path) -> None:
+    async def run(url: str) -> None:
+        async with aiohttp.ClientSession(headers={"Authorization": f"Bearer {KEY}"}) as http:
+            calls = [Call(url) for _ in range(2)]
+            for call in calls:
+                await call.connect(http)
+            for _ in range(6):  # so that each transceiver is asked
+                one_more = Call(url)
+                with pytest.raises(CallRefused) as refused:
+                    await one_more.connect(http)
+                assert refused.value.status == 429
+                await one_more.close()
+            assert await calls[0].hang_up(http) == 200
+            await asyncio.sleep(0.1)
+            again = Call(url)
+            await again.connect(http)
+            for call in (*calls, again):
+                await call.close()
+
+    with server(extra=["--api-key-file", str(keys), "--sessions-per-key", "2"]) as running:
+        asyncio.run(run(running.http_url))
+
+
 def test_a_start_that_would_let_anybody_in_is_refused(tmp_path: Path) -> None:
     command = [sys.executable, "-P", "-m", "voicerelay", "start", "--listen", "127.0.0.1"]
     command += ["--port", str(free_port(socket.SOCK_DGRAM)), "--run-dir", str(tmp_path / "run")]

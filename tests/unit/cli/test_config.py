@@ -163,13 +163,14 @@ def test_a_key_file_that_cannot_be_used_is_told_without_its_keys(tmp_path: Path)
     assert "too-short" not in str(caught.value)
 
 
-def test_why_calls_need_no_key_is_told(tmp_path: Path) -> None:
+def test_who_may_call_is_told(tmp_path: Path) -> None:
     path = tmp_path / "keys"
     path.write_text("a-key-0123456789")
 
-    assert GOOD.open_because == "loopback only"
-    assert replace(GOOD, http_host="0.0.0.0", open=True).open_because == "--open"
-    assert replace(GOOD, api_key_file=path).open_because == ""
+    assert GOOD.callers == "open to anybody on this machine"
+    assert replace(GOOD, http_host="0.0.0.0", open=True).callers == "open to anybody (--open)"
+    assert replace(GOOD, api_key_file=path).callers == "with an API key or token"
+    assert replace(GOOD, http_host="0.0.0.0").callers == "as the application decides"
 
 
 def test_an_origin_is_checked() -> None:

@@ -5,18 +5,23 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from aiohttp import ClientSession
 
+from tests.support.client import Call
 from tests.unit.transceiver.test_access import FILE, PHONES, WEB, closed
 from tests.unit.transceiver.test_calls import two
 from tests.unit.transceiver.test_offer import CHROMIUM
+from tests.unit.transceiver.test_session import WAIT_S
 from tests.unit.transceiver.test_whip import Server, server
+from voicerelay.echo import echo
 from voicerelay.transceiver import pipecat as module
+from voicerelay.transceiver.agent import Session
 from voicerelay.transceiver.iceservers import IceServer
 from voicerelay.transceiver.offer import MAX_OFFER_BYTES
 from voicerelay.transceiver.pipecat import MAX_START_BYTES, START_TTL_S
 from voicerelay.transceiver.registry import session_id
 from voicerelay.transceiver.rtvi import Rtvi
-from voicerelay.transceiver.session import LiveSession
+from voicerelay.transceiver.session import LiveSession, State
 from voicerelay.transceiver.settings import AccessSettings
 
 OFFER = {"sdp": CHROMIUM, "type": "offer", "pc_id": None, "restart_pc": False}
@@ -285,5 +290,63 @@ def test_everything_of_a_call_is_its_own_keys(tmp_path: Path) -> None:
             body = {"pc_id": told["pc_id"], "candidates": []}
             assert (await ask(here, body, method="PATCH", key=PHONES))[0] == 404
             assert (await ask(here, body, method="PATCH", key=WEB))[0] == 200
+
+    asyncio.run(run())
+
+
+# ---- whole calls ---------------------------------------------------------------------------------
+
+
+class PipecatCall(Call):
+    """A stock client that calls like Pipecat's."""
+
+    pc_id: str | None = None
+
+    async def offer(self, http: ClientSession, sdp: str) -> str:
+        body = {"sdp": sdp, "type": "offer", "pc_id": self.pc_id, "restart_pc": bool(self.pc_id)}
+        async with http.post(f"{self.url}/api/offer", json=body) as response:
+            assert response.status == 200
+            told = await response.json()
+        self.pc_id = told["pc_id"]
+        answer: str = told["sdp"]
+        return answer
+
+
+async def heard(call: Call) -> None:
+    """Talk until some of it has come back."""
+    async with asyncio.timeout(WAIT_S):
+        while len(call.received) < 10:
+            await call.talk(0.1)
+
+
+def test_the_agent_goes_on_when_its_client_comes_back() -> None:
+    agents: list[Session] = []
+
+    async def once(session: Session) -> None:
+        agents.append(session)
+        await echo(session)
+
+    async def run() -> None:
+        async with server(agent=once) as here, ClientSession() as http:
+            # given a call
+            url = str(here.client.make_url("")).rstrip("/")
+            first = PipecatCall(url)
+            await first.connect(http)
+            await heard(first)
+
+            # when its client makes a new peer connection
+            second = PipecatCall(url)
+            second.pc_id = first.pc_id
+            await second.connect(http)
+
+            # then it is heard, and the agent is the same
+            await heard(second)
+            assert len(agents) == 1
+            assert here.registry.sessions == 1
+            session = session_of(here, {"pc_id": str(second.pc_id)})
+            assert session.state is State.CONNECTED
+            await first.close()
+            await second.close()
+            await session.ended.wait()
 
     asyncio.run(run())
