@@ -8,7 +8,14 @@ from collections.abc import Awaitable, Callable
 from aiohttp import web
 
 from voicerelay.transceiver.buckets import Buckets, Rate
-from voicerelay.transceiver.cors import ANY, Origins, cors_headers, from_elsewhere, is_loopback
+from voicerelay.transceiver.cors import (
+    ANY,
+    Origins,
+    cors_headers,
+    from_elsewhere,
+    host_of,
+    is_loopback,
+)
 from voicerelay.transceiver.keyfile import KeyFile
 from voicerelay.transceiver.keys import Caller, Denied
 from voicerelay.transceiver.problem import problem
@@ -43,6 +50,7 @@ class Access:
         self._file = KeyFile(settings.api_key_file) if settings.api_key_file else None
         # A page without a credential can do nothing; an open server trusts this machine's pages only.
         self._origins = Origins(settings.cors_origins or ([ANY] if self._file else []))
+        self._private = self._file is None and not settings.open
         self._buckets = Buckets()
         self.readers: list[Reader] = []
         self.sessions_per_key = settings.sessions_per_key
@@ -71,6 +79,9 @@ class Access:
     @web.middleware
     async def door(self, request: web.Request, handler: Next) -> web.StreamResponse:
         """Lets in who has a key or a token, not too often."""
+        if self._private and not is_loopback(host_of(request.host)):
+            # A proxy has brought it here, or a page whose name points to this machine (DNS rebinding).
+            return problem(403, "host", "open for this machine only; see --api-key-file and --open")
         denied = self._deny(request)
         if request.method in _CHANGING:
             wait_s = self._wait_s(request, time.monotonic())

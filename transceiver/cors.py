@@ -40,6 +40,12 @@ def is_loopback(host: str) -> bool:
         return False
 
 
+def host_of(header: str) -> str:
+    """The host in a Host header, without its port."""
+    host, colon, port = header.rpartition(":")
+    return host if colon and port.isdigit() else header
+
+
 class Origins:
     """The origins that may; without any, those of this machine, such as a developer's server."""
 

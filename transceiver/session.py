@@ -108,10 +108,12 @@ class LiveSession(Conversation):
         Raises DirectoryError or NotAcceptable; then the old one stays.
         """
         old = self._peer
+        if self.state is State.CLOSED or old is None:
+            raise NotAcceptable("the session has ended")
         if fresh or offer.ice_ufrag.encode() != self._reach.ice.credentials.remote_ufrag:
             await self._reach.restart(ufrag, offer.ice_ufrag)
-        if self.state is State.CLOSED or old is None or self._peer is not old:
-            raise NotAcceptable("the session has ended, or another offer came meanwhile")
+        if self._peer is not old:
+            raise NotAcceptable("another offer came meanwhile")
         if not fresh:
             return old.renegotiate(offer)
         self._peer = peer = answer(offer, self)

@@ -404,6 +404,30 @@ def test_an_open_server_trusts_pages_of_this_machine_only() -> None:
     asyncio.run(run())
 
 
+@pytest.mark.parametrize("host", ["localhost:8080", "127.0.0.1", "[::1]:8080", "a.localhost"])
+def test_an_open_server_is_reached_by_this_machines_names(host: str) -> None:
+    async def run() -> None:
+        async with server() as here:
+            assert (await call(here, Host=host)).status == 201
+
+    asyncio.run(run())
+
+
+def test_another_name_wants_keys_or_an_open_server(keys: AccessSettings) -> None:
+    async def run() -> None:
+        for access, status in (
+            (AccessSettings(), 403),
+            (AccessSettings(open=True), 201),
+            (keys, 201),
+        ):
+            async with server(access=access) as here:
+                # A page of that very name, which points to this machine: DNS rebinding.
+                headers = {"Host": "evil.example.org", "Origin": "http://evil.example.org"}
+                assert (await call(here, WEB, **headers)).status == status
+
+    asyncio.run(run())
+
+
 # ---- who may be open -----------------------------------------------------------------------------
 
 

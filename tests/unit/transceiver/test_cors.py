@@ -4,7 +4,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from voicerelay.transceiver.cors import Origins, from_elsewhere, is_loopback, parse_origin
+from voicerelay.transceiver.cors import (
+    Origins,
+    from_elsewhere,
+    host_of,
+    is_loopback,
+    parse_origin,
+)
 
 
 @pytest.mark.parametrize(
@@ -98,3 +104,18 @@ def test_what_loopback_is() -> None:
 
     assert all(is_loopback(host) for host in inside)
     assert not any(is_loopback(host) for host in outside)
+
+
+@pytest.mark.parametrize(
+    ("header", "host"),
+    [
+        ("localhost:8080", "localhost"),
+        ("localhost", "localhost"),
+        ("[::1]:8080", "[::1]"),
+        ("[::1]", "[::1]"),
+        ("127.0.0.1", "127.0.0.1"),
+        ("", ""),
+    ],
+)
+def test_the_host_of_a_header(header: str, host: str) -> None:
+    assert host_of(header) == host

@@ -206,7 +206,7 @@ def test_a_client_that_does_not_send_its_body_is_given_up(monkeypatch: pytest.Mo
         async with server() as here:
             assert here.client.port is not None
             reader, writer = await asyncio.open_connection("127.0.0.1", here.client.port)
-            head = f"POST /whip HTTP/1.1\r\nHost: x\r\nContent-Type: {SDP}\r\nContent-Length: 9\r\n\r\n"
+            head = f"POST /whip HTTP/1.1\r\nHost: [::1]:80\r\nContent-Type: {SDP}\r\nContent-Length: 9\r\n\r\n"
             writer.write(head.encode())
             async with asyncio.timeout(WAIT_S):
                 status = await reader.readline()
