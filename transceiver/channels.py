@@ -27,12 +27,23 @@ class DataChannel(Protocol):
     def send(self, data: str | bytes) -> None: ...
 
 
+class Dialect(Protocol):
+    """What a contract itself says over data channels."""
+
+    def received(self, label: str, data: str | bytes) -> bool:
+        """Whether this was for the contract; then the agent does not see it."""
+
+    def leaving(self) -> None:
+        """We end the call: the last that can be said."""
+
+
 class Channels:
     """By label; of several with the same label the latest counts."""
 
     def __init__(self) -> None:
         self._channels: list[DataChannel] = []  # in the order they were opened
         self.closed = False
+        self.dialect: Dialect | None = None
         self.unread: Unread[Message] = Unread(MAX_UNREAD_MESSAGES, keep_oldest=True)
 
     def opened(self, channel: DataChannel) -> bool:
@@ -45,6 +56,8 @@ class Channels:
 
     def received(self, label: str, data: str | bytes) -> None:
         """A message; dropped and counted when too much waits already."""
+        if self.dialect is not None and self.dialect.received(label, data):
+            return
         waiting = sum(_size(message.data) for message in self.unread.waiting())
         if waiting + _size(data) > MAX_UNREAD_BYTES:
             self.unread.dropped += 1
@@ -63,6 +76,8 @@ class Channels:
 
     def close(self) -> None:
         """The call has ended."""
+        if self.dialect is not None and not self.closed:
+            self.dialect.leaving()
         self.closed = True
         self._channels.clear()  # each holds its connection
         self.unread.close()

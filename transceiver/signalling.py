@@ -1,18 +1,29 @@
 """HTTP in every transceiver: the contracts that clients speak, the demo page, figures of a session."""
 
+from collections.abc import Iterable, Sequence
 from importlib.resources import files
-from typing import Any
+from typing import Any, Protocol
 
 from aiohttp import web
 
 from voicerelay.shm.counters import Block, Counters
-from voicerelay.transceiver.calls import INTERNAL, Calls
-from voicerelay.transceiver.offer import MAX_OFFER_BYTES
+from voicerelay.transceiver.access import Access
+from voicerelay.transceiver.calls import INTERNAL, MAX_BODY_BYTES, Calls
+from voicerelay.transceiver.fastrtc import FastRtc
+from voicerelay.transceiver.iceservers import IceServer
+from voicerelay.transceiver.names import Names
+from voicerelay.transceiver.pipecat import Pipecat
 from voicerelay.transceiver.problem import problems
 from voicerelay.transceiver.registry import Registry
 from voicerelay.transceiver.session import LiveSession
 from voicerelay.transceiver.siblings import Siblings
 from voicerelay.transceiver.whip import Whip
+
+
+class Contract(Protocol):
+    """One way of signalling."""
+
+    def routes(self) -> Iterable[web.RouteDef]: ...
 
 
 class Signalling:
@@ -24,16 +35,27 @@ class Signalling:
         siblings: Siblings,
         counters: Counters,
         block: Block,
+        names: Names,
+        access: Access,
         info: dict[str, Any],
+        servers: Sequence[IceServer] = (),
     ) -> None:
-        self._calls = Calls(registry, siblings, counters, block)
-        self._contracts = [Whip(self._calls)]
+        self.access = access
+        self._calls = Calls(registry, siblings, counters, block, names, access.sessions_per_key)
+        self._contracts: list[Contract] = [
+            Whip(self._calls, "/whip", servers),
+            Whip(self._calls, "/whep", servers, listen_only=True),
+            Pipecat(self._calls, servers),
+            FastRtc(self._calls),
+        ]
         self._info = info
         self._page = files("voicerelay.transceiver").joinpath("page/index.html").read_text("utf-8")
 
     def application(self, internal: bool) -> web.Application:
         """`internal`: for siblings; it never passes a request on again."""
-        app = web.Application(middlewares=[problems], client_max_size=MAX_OFFER_BYTES)
+        access = self.access
+        doors = [problems, access.inner_door] if internal else [access.cors, problems, access.door]
+        app = web.Application(middlewares=doors, client_max_size=MAX_BODY_BYTES)
         app[INTERNAL] = internal
         app.add_routes(
             [
