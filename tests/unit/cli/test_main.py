@@ -4,6 +4,7 @@ import os
 import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
@@ -213,7 +214,7 @@ def apps(tmp_path: Path) -> Path:
     ],
 )
 def test_an_app_that_cannot_be_used_is_one_line(apps: Path, app: str, reason: str) -> None:
-    run_dir = apps / "run"
+    run_dir = Path(tempfile.mkdtemp(prefix="voicerelay-run-"))  # a Unix socket's path is short
 
     done = subprocess.run(
         [sys.executable, "-m", "voicerelay", "start", app, *arguments(usual(run_dir))],

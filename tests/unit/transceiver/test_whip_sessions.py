@@ -36,7 +36,9 @@ def test_delete_ends_a_session_once() -> None:
 
 
 @pytest.mark.parametrize(
-    "public_id", ["unknown", "x" * 200, session_id(0, OURS), session_id(0, NOBODYS), "%00", "%ff"]
+    "public_id",
+    ["unknown", "x" * 200, session_id(0, OURS), session_id(0, NOBODYS), "%00", "%ff"],
+    ids=["unknown", "long", "ours", "nobodys", "nul", "no_utf8"],
 )
 def test_an_unknown_session_is_not_found(public_id: str) -> None:
     async def run() -> None:
