@@ -101,6 +101,14 @@ PIPECAT_JS = """(async () => {
 })()"""
 
 
+# The client stops the microphone's track when it closes its old peer connection.
+NEW_MICROPHONE_JS = """(async () => {
+  const stream = await navigator.mediaDevices.getUserMedia({audio: true});
+  const [audio] = transport.pc.getTransceivers();
+  await audio.sender.replaceTrack(stream.getAudioTracks()[0]);
+  window.voicerelay.remoteStream = new MediaStream([audio.receiver.track]);
+})()"""
+
 # As FastRTC's own pages have it.
 FASTRTC_JS = """(async () => {
   window.said = [];
@@ -267,6 +275,7 @@ def test_pipecats_client_talks_comes_back_and_is_told_of_the_end(
             await browser.wait_for("transport.dc.readyState === 'open'", CONNECT_TIMEOUT_S)
 
             # then the agent goes on where it was
+            await browser.evaluate(NEW_MICROPHONE_JS)
             await hears(browser, here.hz)
             await browser.evaluate("client.sendClientMessage('hello', {})")
             second = await browser.wait_for("seen.messages[1]", HEAR_TIMEOUT_S)

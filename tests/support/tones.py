@@ -24,12 +24,14 @@ class Sample(NamedTuple):
     level: float
 
 
-# Installs a recorder on window.voicerelay.remoteStream; samples gather in window.__tone.
+# Installs a recorder on window.voicerelay.remoteStream, in place of an earlier one; samples gather in
+# window.__tone.
 # A muted audio element plays the stream too: Chromium pulls remote audio only then.
 # The level is taken from the newest 21 ms, so that an edge is seen when it happens; the
 # frequency needs the longer window for its resolution.
 _RECORD_JS = """
 (async () => {
+  clearInterval(window.__toneKeep?.timer);
   const stream = window.voicerelay.remoteStream;
   const player = new Audio();
   player.muted = true;
@@ -47,7 +49,7 @@ _RECORD_JS = """
   const newest = wave.subarray(wave.length - 1024);
   window.__tone = [];
   window.__toneKeep = {player, context, analyser, source};  // or the garbage collector ends it
-  setInterval(() => {
+  window.__toneKeep.timer = setInterval(() => {
     analyser.getFloatFrequencyData(power);
     analyser.getFloatTimeDomainData(wave);
     let top = 2;
