@@ -41,7 +41,7 @@ class Calls:
     ) -> None:
         self.registry = registry
         self.block = block
-        self._siblings = siblings
+        self.siblings = siblings
         self._counters = counters
 
     async def begin(
@@ -69,9 +69,9 @@ class Calls:
             return None
         ours = self.registry.sessions
         below = MAX_CAPACITY if self.registry.full else ours - FAIR_DIFFERENCE
-        for slot in self._siblings.with_room(self._counters, below):
+        for slot in self.siblings.with_room(self._counters, below):
             try:
-                passed = await self._siblings.pass_on(slot, request)
+                passed = await self.siblings.pass_on(slot, request)
             except SiblingGone:
                 continue
             if passed.status != 503:
@@ -89,7 +89,7 @@ class Calls:
             slot = slot_of(public_id)
             if slot is not None and slot != self.registry.slot and not request.app[INTERNAL]:
                 try:
-                    return await self._siblings.pass_on(slot, request)
+                    return await self.siblings.pass_on(slot, request)
                 except SiblingGone:
                     pass
             return problem(404, "no_session", "there is no such session; it may have ended")

@@ -1,7 +1,8 @@
 """HTTP in every transceiver: the contracts that clients speak, the demo page, figures of a session."""
 
+from collections.abc import Iterable
 from importlib.resources import files
-from typing import Any
+from typing import Any, Protocol
 
 from aiohttp import web
 
@@ -9,10 +10,17 @@ from voicerelay.shm.counters import Block, Counters
 from voicerelay.transceiver.calls import INTERNAL, Calls
 from voicerelay.transceiver.offer import MAX_OFFER_BYTES
 from voicerelay.transceiver.problem import problems
+from voicerelay.transceiver.realtime import Realtime, openai_errors
 from voicerelay.transceiver.registry import Registry
 from voicerelay.transceiver.session import LiveSession
 from voicerelay.transceiver.siblings import Siblings
 from voicerelay.transceiver.whip import Whip
+
+
+class Contract(Protocol):
+    """What clients speak, as routes."""
+
+    def routes(self) -> Iterable[web.RouteDef]: ...
 
 
 class Signalling:
@@ -27,13 +35,15 @@ class Signalling:
         info: dict[str, Any],
     ) -> None:
         self._calls = Calls(registry, siblings, counters, block)
-        self._contracts = [Whip(self._calls)]
+        self._contracts: list[Contract] = [Whip(self._calls), Realtime(self._calls)]
         self._info = info
         self._page = files("voicerelay.transceiver").joinpath("page/index.html").read_text("utf-8")
 
     def application(self, internal: bool) -> web.Application:
         """`internal`: for siblings; it never passes a request on again."""
-        app = web.Application(middlewares=[problems], client_max_size=MAX_OFFER_BYTES)
+        app = web.Application(
+            middlewares=[openai_errors, problems], client_max_size=MAX_OFFER_BYTES
+        )
         app[INTERNAL] = internal
         app.add_routes(
             [
