@@ -1,5 +1,7 @@
 """A call's `oai-events` channel: events are checked on the way in, and wait until it is open on the way out."""
 
+import asyncio
+import contextlib
 import logging
 from collections import Counter, deque
 from collections.abc import Callable
@@ -28,13 +30,13 @@ class EventChannel:
         self._session = session
         self._take = take
         self._held: deque[Event] = deque()
-        self._open = False
+        self._opened = asyncio.Event()
         self.dropped: Counter[str] = Counter()  # events that could not be sent, by reason
         session.handle_channel(CHANNEL, self)
 
     def send(self, event: Event) -> None:
         """To the client, and to the sideband; what cannot be sent is counted."""
-        if not self._open:
+        if not self._opened.is_set():
             if len(self._held) < MAX_HELD_EVENTS:
                 self._held.append(event)
             else:
@@ -49,11 +51,17 @@ class EventChannel:
         except (ValueError, SessionClosed):
             self.dropped["congested or closed"] += 1
 
+    async def wait_open(self, timeout_s: float) -> None:
+        """Until the client has opened the channel, and no longer than that."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                await self._opened.wait()
+
     # ---- from the session --------------------------------------------------------------------
 
     def opened(self) -> None:
         """The client, or the first sideband, is there."""
-        self._open = True
+        self._opened.set()
         held, self._held = self._held, deque()
         for event in held:
             self.send(event)
