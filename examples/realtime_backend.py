@@ -33,9 +33,12 @@ def new_id(kind: str) -> str:
 class Conversation:
     """One connection, which is one call."""
 
-    def __init__(self, socket: web.WebSocketResponse, script: str, detects: bool) -> None:
+    def __init__(
+        self, socket: web.WebSocketResponse, script: str, detects: bool, delta_s: float
+    ) -> None:
         self.socket = socket
         self.script = script
+        self.delta_s = delta_s  # between two pieces of an answer
         self.config: Event = {"type": "realtime", "object": "realtime.session"}
         self.detects = detects  # turns
         self.said = bytearray()
@@ -43,6 +46,7 @@ class Conversation:
         self.silent_ms = 0
         self.turn: str | None = None  # the item that the caller is speaking
         self.response: str | None = None
+        self.speaking: asyncio.Task[None] | None = None
         self.items: list[Event] = []
 
     async def send(self, kind: str, **fields: Any) -> None:
@@ -50,9 +54,13 @@ class Conversation:
 
     async def run(self) -> None:
         await self.send("session.created", session=self.config)
-        async for message in self.socket:
-            if message.type is WSMsgType.TEXT:
-                await self.take(json.loads(message.data))
+        try:
+            async for message in self.socket:
+                if message.type is WSMsgType.TEXT:
+                    await self.take(json.loads(message.data))
+        finally:
+            if self.speaking is not None:
+                self.speaking.cancel()
 
     async def take(self, event: Event) -> None:
         """What a client sends."""
@@ -70,7 +78,7 @@ class Conversation:
                 if self.response is None:
                     await self.fail("response_cancel_not_active", "nothing to cancel", event)
                 else:
-                    await self.finish([], "cancelled")
+                    await self.cancel()
             case "conversation.item.truncate":
                 told = {k: event[k] for k in ("item_id", "content_index", "audio_end_ms")}
                 await self.send("conversation.item.truncated", **told)
@@ -110,7 +118,7 @@ class Conversation:
             began = {"audio_start_ms": self.heard_ms - length_ms, "item_id": self.turn}
             await self.send("input_audio_buffer.speech_started", **began)
             if self.response is not None:
-                await self.finish([], "cancelled")
+                await self.cancel()
         elif self.turn is not None and self.silent_ms >= STOP_MS:
             turn, self.turn = self.turn, None
             ended = {"audio_end_ms": self.heard_ms, "item_id": turn}
@@ -126,7 +134,7 @@ class Conversation:
         await self.send("conversation.item.added", item=item)
 
     async def respond(self) -> None:
-        """The whole answer at once: pacing is not a backend's business."""
+        """The whole answer as fast as it can be made: pacing is not a backend's business."""
         said, self.said = bytes(self.said), bytearray()
         self.response = new_id("resp")
         response = {"id": self.response, "object": "realtime.response", "output": []}
@@ -136,7 +144,13 @@ class Conversation:
         if self.script == "function" and not answered:
             await self.call_function(tools[0]["name"])
         else:
-            await self.speak(said if self.script == "echo" else tone())
+            pcm = said if self.script == "echo" else tone()
+            self.speaking = asyncio.create_task(self.speak(pcm))
+
+    async def cancel(self) -> None:
+        if self.speaking is not None:
+            self.speaking.cancel()
+        await self.finish([], "cancelled")
 
     async def speak(self, pcm: bytes) -> None:
         item = {"id": new_id("item"), "type": "message", "role": "assistant"}
@@ -148,6 +162,7 @@ class Conversation:
         for start in range(0, len(pcm), DELTA_BYTES):
             delta = base64.b64encode(pcm[start : start + DELTA_BYTES]).decode()
             await self.send("response.output_audio.delta", delta=delta, **where)
+            await asyncio.sleep(self.delta_s)
         transcript = f"{len(pcm) // BYTES_PER_MS} ms"
         await self.send("response.output_audio_transcript.delta", delta=transcript, **where)
         await self.send("response.output_audio_transcript.done", transcript=transcript, **where)
@@ -186,7 +201,9 @@ def tone() -> bytes:
     return bytes((np.sin(2 * np.pi * TONE_HZ * moments) * TONE_LEVEL).astype("<i2").tobytes())
 
 
-def application(script: str, detects: bool = True, key: str = "") -> web.Application:
+def application(
+    script: str, detects: bool = True, key: str = "", delta_s: float = 0.0
+) -> web.Application:
     """One WebSocket route; with a key, only who has it may come."""
 
     async def connect(request: web.Request) -> web.WebSocketResponse:
@@ -194,7 +211,7 @@ def application(script: str, detects: bool = True, key: str = "") -> web.Applica
             raise web.HTTPUnauthorized
         socket = web.WebSocketResponse()
         await socket.prepare(request)
-        await Conversation(socket, script, detects).run()
+        await Conversation(socket, script, detects, delta_s).run()
         return socket
 
     app = web.Application()
@@ -207,11 +224,13 @@ def main() -> None:
     parser.add_argument("--port", type=int, default=9000)
     parser.add_argument("--script", choices=("echo", "tone", "function"), default="echo")
     parser.add_argument("--no-vad", action="store_true", help="detect no turns")
+    parser.add_argument("--delta-ms", type=int, default=0, help="between two pieces of an answer")
     parser.add_argument("--key", default="", help="who connects must have it")
     given = parser.parse_args()
 
     async def serve() -> None:
-        runner = web.AppRunner(application(given.script, not given.no_vad, given.key))
+        app = application(given.script, not given.no_vad, given.key, given.delta_ms / 1000)
+        runner = web.AppRunner(app)
         await runner.setup()
         await web.TCPSite(runner, "127.0.0.1", given.port).start()
         print(f"ready on ws://127.0.0.1:{given.port}/v1/realtime", flush=True)  # noqa: T201

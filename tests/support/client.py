@@ -71,16 +71,7 @@ class Call:
                 self._note_closed()
 
         await self.pc.setLocalDescription(await self.pc.createOffer())
-        async with http.post(
-            f"{self.url}/whip{self.query}",
-            data=mangle(self.pc.localDescription.sdp),
-            headers={"Content-Type": "application/sdp", **self.headers},
-        ) as response:
-            if response.status != 201:
-                raise CallRefused(response.status, await response.json())
-            self.answer = await response.text()
-            self.resource = response.headers["Location"]
-            self.etag = response.headers["ETag"]
+        self.answer = await self.offer(http, mangle(self.pc.localDescription.sdp))
         receiver: Any = transceiver.receiver
         receiver._handle_rtp_packet = self._on_packet
         sender: Any = transceiver.sender
@@ -92,6 +83,19 @@ class Call:
         self._dtls: Any = receiver.transport
         self._ssrc = sender._ssrc
         self._payload_type: int = transceiver._codecs[0].payloadType or 0
+
+    async def offer(self, http: aiohttp.ClientSession, sdp: str) -> str:
+        """The answer, by WHIP. Raises CallRefused."""
+        async with http.post(
+            f"{self.url}/whip{self.query}",
+            data=sdp,
+            headers={"Content-Type": "application/sdp", **self.headers},
+        ) as response:
+            if response.status != 201:
+                raise CallRefused(response.status, await response.json())
+            self.resource = response.headers["Location"]
+            self.etag = response.headers["ETag"]
+            return await response.text()
 
     @property
     def connected(self) -> bool:
