@@ -109,16 +109,14 @@ def _merged(config: Mapping[str, Any], update: Mapping[str, Any], depth: int) ->
 
 
 def _deeper_than(value: Any, depth: int) -> bool:
+    """Whether there are more levels of objects and arrays; without recursion, as it may be deep."""
     level = [value]
-    while level and depth >= 0:
-        level = [
-            inner
-            for outer in level
-            if isinstance(outer, dict | list)
-            for inner in (outer.values() if isinstance(outer, dict) else outer)
-        ]
-        depth -= 1
-    return bool(level)
+    for _ in range(depth + 1):
+        level = [one for one in level if isinstance(one, dict | list)]
+        if not level:
+            return False
+        level = [i for one in level for i in (one.values() if isinstance(one, dict) else one)]
+    return True
 
 
 def config_of(event: Event) -> Event:

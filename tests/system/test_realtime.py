@@ -46,7 +46,7 @@ class ScriptedBackend:
     def kill(self, number: signal.Signals = signal.SIGKILL) -> None:
         os.kill(self._process.pid, number)
         if number == signal.SIGKILL:
-            self._process.wait(10)
+            self._process.communicate(timeout=10)
 
     def connections(self) -> int:
         """Calls that are connected to it now."""
@@ -57,8 +57,6 @@ class ScriptedBackend:
         if self._process.poll() is None:
             self.kill(signal.SIGCONT)
             self.kill()
-        assert self._process.stdout is not None
-        self._process.stdout.close()
 
 
 @pytest.fixture
@@ -75,7 +73,9 @@ def bridged(
     """A server, and the backend that its calls are bridged to."""
     backend = ScriptedBackend(free_port(socket.SOCK_STREAM), *options)
     try:
-        with server(extra=backend_options(backend.url, key_file, vad)) as running:
+        with server(
+            relays=1, transceivers=1, extra=backend_options(backend.url, key_file, vad)
+        ) as running:
             yield running, backend
             assert running.stop() == 0
         assert KEY not in running.output
@@ -288,7 +288,7 @@ def test_a_backend_that_is_absent_is_a_clear_error_at_once(key_file: Path) -> No
                 await call.closed.wait()
             await nothing_is_left(running)
 
-    with server(extra=backend_options(nobody, key_file)) as running:
+    with server(relays=1, transceivers=1, extra=backend_options(nobody, key_file)) as running:
         asyncio.run(scenario(running))
 
 
@@ -363,5 +363,5 @@ def test_a_secret_that_is_none_begins_no_call(key_file: Path) -> None:
             assert refused.value.status == 401
             assert set(refused.value.body["error"]) == {"message", "type", "code", "param"}
 
-    with server() as running:
+    with server(relays=1, transceivers=1) as running:
         asyncio.run(scenario(running))
