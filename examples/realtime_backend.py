@@ -232,7 +232,8 @@ def main() -> None:
         app = application(given.script, not given.no_vad, given.key, given.delta_ms / 1000)
         runner = web.AppRunner(app)
         await runner.setup()
-        await web.TCPSite(runner, "127.0.0.1", given.port).start()
+        # Others may share the port, and take over when this one goes.
+        await web.TCPSite(runner, "127.0.0.1", given.port, reuse_port=True).start()
         print(f"ready on ws://127.0.0.1:{given.port}/v1/realtime", flush=True)  # noqa: T201
         await asyncio.Event().wait()
 

@@ -3,7 +3,8 @@
 from typing import Final
 
 RECONNECT_S: Final = 3.0  # of trying, each time the connection is lost
-FIRST_WAIT_S: Final = 0.05
+FIRST_WAIT_S: Final = 0.05  # then twice as long each time
+LAST_WAIT_S: Final = 0.4
 MAX_RECONNECTS: Final = 5  # in one call
 
 
@@ -25,5 +26,5 @@ class Patience:
         """Seconds before the next attempt; None: give up."""
         if self._times > MAX_RECONNECTS or now + self._wait_s > self._until:
             return None
-        wait_s, self._wait_s = self._wait_s, self._wait_s * 2
+        wait_s, self._wait_s = self._wait_s, min(self._wait_s * 2, LAST_WAIT_S)
         return wait_s

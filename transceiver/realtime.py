@@ -1,11 +1,14 @@
 """The OpenAI Realtime contract over WebRTC: calls, hang-up, client secrets, sideband."""
 
+import asyncio
 import json
 import time
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, Final
 
-from aiohttp import BodyPartReader, web
+from aiohttp import BodyPartReader, MultipartReader, StreamReader, web
+from aiohttp.base_protocol import BaseProtocol
+from aiohttp.http_exceptions import BadHttpMessage
 
 from voicerelay.transceiver import ephemeral, sideband
 from voicerelay.transceiver.calls import INTERNAL, Calls, Refused, text_of
@@ -65,7 +68,7 @@ class Realtime:
             return body, session
         if request.content_type != MULTIPART:
             raise Refused(415, "content_type", f"the body must be {SDP} or {MULTIPART}")
-        parts = await _parts_of(request)
+        parts = await _parts_of(request, await request.read())
         if "sdp" not in parts:
             raise Refused(400, "missing_sdp", "there is no part named sdp")
         return parts["sdp"], _merged(session, _session_in(parts.get("session", "{}")))
@@ -132,18 +135,23 @@ async def openai_errors(request: web.Request, handler: Handler) -> web.StreamRes
     return response
 
 
-async def _parts_of(request: web.Request) -> dict[str, str]:
+async def _parts_of(request: web.Request, body: bytes) -> dict[str, str]:
     """The text of each named part; the whole body is bounded already. Raises Refused."""
+    stream = StreamReader(
+        BaseProtocol(asyncio.get_running_loop()), len(body) + 1, loop=asyncio.get_running_loop()
+    )
+    stream.feed_data(body)
+    stream.feed_eof()
     parts: dict[str, str] = {}
     try:
-        reader = await request.multipart()
+        reader = MultipartReader(request.headers, stream)
         for _ in range(MAX_PARTS):
             part = await reader.next()
             if part is None:
                 return parts
             if isinstance(part, BodyPartReader) and part.name:
                 parts[part.name] = (await part.read(decode=True)).decode()
-    except (ValueError, RuntimeError, AssertionError):
+    except (ValueError, RuntimeError, AssertionError, BadHttpMessage):
         raise Refused(400, "malformed_body", "the multipart body cannot be read") from None
     raise Refused(400, "malformed_body", f"a body has at most {MAX_PARTS} parts")
 
