@@ -135,7 +135,6 @@ class Conversation:
 
     async def respond(self) -> None:
         """The whole answer as fast as it can be made: pacing is not a backend's business."""
-        said, self.said = bytes(self.said), bytearray()
         self.response = new_id("resp")
         response = {"id": self.response, "object": "realtime.response", "output": []}
         await self.send("response.created", response=response | {"status": "in_progress"})
@@ -144,7 +143,8 @@ class Conversation:
         if self.script == "function" and not answered:
             await self.call_function(tools[0]["name"])
         else:
-            pcm = said if self.script == "echo" else tone()
+            said, self.said = bytes(self.said), bytearray()
+            pcm = tone() if self.script == "tone" else said
             self.speaking = asyncio.create_task(self.speak(pcm))
 
     async def cancel(self) -> None:

@@ -2,21 +2,18 @@
 
 import asyncio
 import contextlib
-import os
 import signal
 import socket
-import subprocess
-import sys
 import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import aiohttp
-import psutil
 import pytest
 
 from tests.support.client import CallRefused
 from tests.support.realtime_call import PATIENCE_S, RealtimeCall
+from tests.support.scripted_backend import KEY, ScriptedBackend, backend_options
 from tests.support.server import Server, free_port, server
 from voicerelay.cli.status import read_status
 from voicerelay.transceiver.patience import RECONNECT_S
@@ -24,46 +21,7 @@ from voicerelay.transceiver.patience import RECONNECT_S
 pytestmark = pytest.mark.system
 
 ROOT = Path(__file__).parents[2]
-KEY = "sk-of-the-backend"
 TRUNCATION_MS = 400  # what was sent may be so much more or less than what this clock says
-
-
-class ScriptedBackend:
-    """`examples/realtime_backend.py` as a process of its own."""
-
-    def __init__(self, port: int, *options: str) -> None:
-        self.port = port
-        self.url = f"ws://127.0.0.1:{port}/v1/realtime"
-        self._command = [sys.executable, str(ROOT / "examples" / "realtime_backend.py")]
-        self._command += ["--port", str(port), "--key", KEY, *options]
-        self.start()
-
-    def start(self) -> None:
-        self._process = subprocess.Popen(self._command, stdout=subprocess.PIPE, text=True)
-        assert self._process.stdout is not None
-        assert "ready" in self._process.stdout.readline()
-
-    def kill(self, number: signal.Signals = signal.SIGKILL) -> None:
-        os.kill(self._process.pid, number)
-        if number == signal.SIGKILL:
-            self._process.communicate(timeout=10)
-
-    def succeed(self) -> None:
-        """Kill it while a successor stands by on the same port."""
-        predecessor = self._process
-        self.start()
-        predecessor.kill()
-        predecessor.communicate(timeout=10)
-
-    def connections(self) -> int:
-        """Calls that are connected to it now."""
-        found = psutil.Process(self._process.pid).net_connections("tcp")
-        return sum(connection.status == "ESTABLISHED" for connection in found)
-
-    def stop(self) -> None:
-        if self._process.poll() is None:
-            self.kill(signal.SIGCONT)
-            self.kill()
 
 
 @pytest.fixture
@@ -89,11 +47,6 @@ def bridged(
         assert "Traceback" not in running.output
     finally:
         backend.stop()
-
-
-def backend_options(url: str, key_file: Path, vad: bool = False) -> list[str]:
-    options = ["--backend", url, "--backend-key-file", str(key_file)]
-    return [*options, *(["--backend-vad"] if vad else [])]
 
 
 @contextlib.asynccontextmanager
