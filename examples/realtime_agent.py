@@ -19,13 +19,17 @@ app = App()
 async def agent(session: Session) -> None:
     """session.update is answered by itself, and interruptions need nothing here."""
     realtime = RealtimeSession.of(session)
+    seconds: float | None = None
     async for event in realtime.events():
         if event["type"] != "response.create":
             continue
-        seconds = 1.0
-        for tool in realtime.config.get("tools", [])[:1]:
-            answer = await realtime.call(tool["name"], {"question": "for how many seconds?"})
+        tools = realtime.config.get("tools", [])
+        if tools and seconds is None:
+            answer = await realtime.call(tools[0]["name"], {"question": "for how many seconds?"})
             seconds = float(json.loads(answer))
+            continue  # a client that has given its output asks again
+        seconds = seconds or 1.0
         moments = np.arange(round(seconds * RATE)) / RATE
         pcm = (np.sin(2 * np.pi * TONE_HZ * moments) * 8000).astype(np.int16)
         await realtime.say(pcm, RATE, transcript=f"{seconds} s of {TONE_HZ} Hz")
+        seconds = None

@@ -91,7 +91,7 @@ class Bridge:
     def connected(self) -> list[Event]:
         """For a new connection: the session as the client wants it, and as the audio is."""
         config = self._config or ({} if not self._own_vad else self._for_backend({}))
-        return [_ours({"type": "session.update", "session": config})] if config else []
+        return [{"type": "session.update", "session": config}] if config else []
 
     def lost(self, played_ms: int) -> list[Output]:
         """The connection broke: what the backend was saying is unfinished."""

@@ -10,7 +10,7 @@ import json
 import secrets
 import struct
 import zlib
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -30,13 +30,20 @@ class SecretTooLong(ValueError):
     """The session's configuration does not fit into a secret."""
 
 
-def issue(cluster_key: bytes, session: dict[str, Any], expires_at: int) -> str:
+class Secret(NamedTuple):
+    """What is in one. owner: whose key it was issued for, as the issuer names it."""
+
+    session: dict[str, Any]
+    owner: str
+
+
+def issue(cluster_key: bytes, session: dict[str, Any], expires_at: int, owner: str = "") -> str:
     """A secret for one session configuration, valid before `expires_at` (Unix time).
 
     Raises SecretTooLong.
     """
     nonce = secrets.token_bytes(_NONCE_BYTES)
-    plain = _EXPIRY.pack(expires_at) + zlib.compress(json.dumps(session).encode(), 9)
+    plain = _EXPIRY.pack(expires_at) + zlib.compress(json.dumps([session, owner]).encode(), 9)
     sealed = nonce + _cipher(cluster_key).encrypt(nonce, plain, _PURPOSE)
     value = PREFIX + base64.urlsafe_b64encode(sealed).decode().rstrip("=")
     if len(value) > MAX_SECRET_CHARS:
@@ -44,8 +51,8 @@ def issue(cluster_key: bytes, session: dict[str, Any], expires_at: int) -> str:
     return value
 
 
-def read(cluster_key: bytes, value: str, now: float) -> dict[str, Any] | None:
-    """The configuration in a secret; None when it is none of ours or has expired at `now`."""
+def read(cluster_key: bytes, value: str, now: float) -> Secret | None:
+    """What is in a secret; None when it is none of ours or has expired at `now`."""
     if not value.startswith(PREFIX) or len(value) > MAX_SECRET_CHARS:
         return None
     text = value[len(PREFIX) :]
@@ -55,12 +62,12 @@ def read(cluster_key: bytes, value: str, now: float) -> dict[str, Any] | None:
         plain = _cipher(cluster_key).decrypt(nonce, sealed, _PURPOSE)
         # What follows was sealed by us; the limit is for a key that somebody has stolen.
         unpacked = zlib.decompressobj().decompress(plain[_EXPIRY.size :], MAX_SEALED_BYTES)
-        session = json.loads(unpacked)
+        session, owner = json.loads(unpacked)
     except (binascii.Error, ValueError, InvalidTag, zlib.error):
         return None
-    if now >= _EXPIRY.unpack_from(plain)[0] or not isinstance(session, dict):
+    if now >= _EXPIRY.unpack_from(plain)[0]:
         return None
-    return session
+    return Secret(session, owner)
 
 
 def _cipher(cluster_key: bytes) -> AESGCM:

@@ -77,10 +77,10 @@ class Realtime:
         scheme, _, value = request.headers.get("Authorization", "").partition(" ")
         if scheme.lower() != "bearer" or not value.startswith(ephemeral.PREFIX):
             return {}
-        session = ephemeral.read(self._calls.registry.cluster_key, value.strip(), time.time())
-        if session is None:
+        secret = ephemeral.read(self._calls.registry.cluster_key, value.strip(), time.time())
+        if secret is None:
             raise Refused(401, "invalid_api_key", "the client secret is none, or has expired")
-        return session
+        return secret.session
 
     async def _hang_up(self, _request: web.Request, session: LiveSession) -> web.Response:
         session.end("hung up")

@@ -40,6 +40,7 @@ class RealtimeSession(EventChannel):
         self._calls: dict[str, asyncio.Future[str]] = {}
         self._response: dict[str, Any] | None = None  # being said now
         self._item_began_ms = 0
+        self._turn = asyncio.Lock()  # one response at a time is said
         self.config: Event = {"type": "realtime"} | _asked_for(session)
         super().__init__(session, self._take_event)
         self.send({"type": "session.created", "session": self._described()})
@@ -62,8 +63,12 @@ class RealtimeSession(EventChannel):
     ) -> bool:
         """One spoken response with all its events; returns when it was sent, False if interrupted.
 
-        pcm and rate: as for Session.play. Raises SessionClosed.
+        pcm and rate: as for Session.play. A second one waits for the first. Raises SessionClosed.
         """
+        async with self._turn:
+            return await self._say(pcm, rate, transcript)
+
+    async def _say(self, pcm: "PcmLike", rate: int, transcript: str) -> bool:
         item = {"id": new_id("item"), "type": "message", "role": "assistant"}
         response = self._begin_response()
         where = {"response_id": response["id"], "output_index": 0, "item_id": item["id"]}
@@ -75,9 +80,20 @@ class RealtimeSession(EventChannel):
                 {"type": "response.output_audio_transcript.delta", "delta": transcript} | spoken
             )
         self.send({"type": "output_audio_buffer.started", "response_id": response["id"]})
-        await self._session.play(pcm, rate)
-        await self._session.drain()
-        finished = self._response is where
+        try:
+            await self._session.play(pcm, rate)
+            await self._session.drain()
+        except BaseException:
+            self.interrupt()
+            raise
+        finally:
+            finished = self._said(where, item, transcript)
+        return finished
+
+    def _said(self, where: Event, item: Event, transcript: str) -> bool:
+        """The events at the end of a spoken response; whether all of it was said."""
+        response, finished = {"id": where["response_id"]}, self._response is where
+        spoken = {"content_index": 0, **where}
         if finished:
             self._response = None
             self.send({"type": "output_audio_buffer.stopped", "response_id": response["id"]})
@@ -87,6 +103,7 @@ class RealtimeSession(EventChannel):
         self.send({"type": "response.output_audio.done"} | spoken)
         content = [{"type": "output_audio", "transcript": transcript}]
         status = "completed" if finished else "incomplete"
+        response |= {"object": "realtime.response"}
         self._finish(response, item | {"status": status, "content": content}, finished)
         return finished
 

@@ -84,7 +84,9 @@ async def pass_on(
     """Carry a sideband to the transceiver that owns the call; None when it does not take it."""
     try:
         theirs = await client.ws_connect(
-            f"http://sibling{request.path_qs}", max_msg_size=MAX_EVENT_BYTES
+            f"http://sibling{request.path_qs}",
+            max_msg_size=MAX_EVENT_BYTES,
+            headers={k: v for k, v in request.headers.items() if k == "Authorization"},
         )
     except (aiohttp.ClientError, OSError, TimeoutError):
         return None

@@ -291,6 +291,7 @@ def test_a_python_agent_answers_interrupts_and_calls_functions() -> None:
                 asked = await call.event("response.function_call_arguments.done")
                 output = {"type": "function_call_output", "call_id": asked["call_id"]}
                 call.send_event("conversation.item.create", item=output | {"output": "20"})
+                call.send_event("response.create")
                 await call.event("output_audio_buffer.started")
 
                 # then it can be interrupted, and the sideband has seen all of it

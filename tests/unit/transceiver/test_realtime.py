@@ -92,6 +92,30 @@ def test_a_session_may_come_beside_the_offer() -> None:
 
 
 @pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"--x",
+        b"--x\r\n",
+        b"--x\r\nA\r\n\r\n",
+        b"--x\r\n\r\n\xff\r\n--x--",
+        b"--y--",
+        b"x" * 5000,
+    ],
+    ids=range(7),
+)
+@pytest.mark.parametrize("boundary", ["; boundary=x", ""])
+def test_a_multipart_body_that_is_none_is_the_clients_fault(body: bytes, boundary: str) -> None:
+    async def run() -> None:
+        async with server() as here:
+            headers = {"Content-Type": f"multipart/form-data{boundary}"}
+            async with here.client.post(CALLS_PATH, data=body, headers=headers) as response:
+                assert (await error_of(response))[0] == 400
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize(
     ("parts", "status", "code"),
     [
         ({"session": "{}"}, 400, "missing_sdp"),
