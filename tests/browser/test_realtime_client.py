@@ -89,7 +89,7 @@ def brain(kind: str, tmp_path: Path) -> Iterator[tuple[Server, int]]:
             running = stack.enter_context(server(relays=1, transceivers=2, app=app, env=env))
             yield running, ANSWER_HZ
         assert running.stop() == 0
-        assert "Traceback" not in running.output
+        assert "Traceback" not in running.output, running.output
 
 
 def happened(kind: str) -> str:

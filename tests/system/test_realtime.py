@@ -42,7 +42,7 @@ def bridged(
             yield running, backend
             assert running.stop() == 0
         assert KEY not in running.output
-        assert "Traceback" not in running.output
+        assert "Traceback" not in running.output, running.output
     finally:
         backend.stop()
 
