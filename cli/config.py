@@ -2,6 +2,7 @@
 
 import os
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -10,6 +11,10 @@ from voicerelay.cli.errors import UserError
 from voicerelay.relay.pace import DEFAULT_COALESCE_S, MAX_COALESCE_S
 from voicerelay.shm.counters import MAX_RELAYS, MAX_TRANSCEIVERS
 from voicerelay.shm.region import DEFAULT_CAPACITY, MAX_CAPACITY, MIN_CAPACITY
+from voicerelay.transceiver.cors import is_loopback, parse_origin
+from voicerelay.transceiver.iceservers import IceServersError, read_ice_servers
+from voicerelay.transceiver.keyfile import read_keys
+from voicerelay.transceiver.keys import MAX_CAP, KeyFileError, Keys
 
 DEFAULT_APP = "voicerelay.echo:app"
 DEFAULT_PORT = 3478
@@ -47,6 +52,11 @@ class Config:
     backend: str = ""
     backend_key_file: str = ""
     backend_vad: bool = False
+    api_key_file: Path | None = None
+    cors_origins: tuple[str, ...] = ()
+    open: bool = False
+    ice_servers: Path | None = None
+    sessions_per_key: int = 0
 
     def __post_init__(self) -> None:
         _between("--port", self.port, 1, 65535)
@@ -55,9 +65,28 @@ class Config:
         _between("--max-sessions", self.max_sessions, 1, MAX_CAPACITY)
         _between("--coalesce-us", self.coalesce_us, 0, MAX_COALESCE_US)
         _between("--capacity", self.capacity, MIN_CAPACITY, MAX_CAPACITY)
+        _between("--sessions-per-key", self.sessions_per_key, 0, MAX_CAP)
         if len(str(self.run_dir.absolute()).encode()) > MAX_RUN_DIR_BYTES:
             raise UserError(f"--run-dir: the path has more than {MAX_RUN_DIR_BYTES} bytes")
         self._check_backend()
+        if self.api_key_file is not None:
+            load_keys(self.api_key_file)
+        try:
+            if self.ice_servers is not None:
+                read_ice_servers(str(self.ice_servers))
+        except IceServersError as exc:
+            raise UserError(f"--ice-servers: {self.ice_servers} {exc}") from None
+
+    @property
+    def callers(self) -> str:
+        """Who may call, for the one who starts it."""
+        if self.api_key_file is not None:
+            return "with an API key or token"
+        if self.open:
+            return "open to anybody (--open)"
+        if is_loopback(self.http_host):
+            return "open to anybody on this machine"
+        return "as the application decides"  # the transceivers start with an ASGI application only
 
     @property
     def agent(self) -> str:
@@ -86,6 +115,22 @@ class Config:
                 ) from None
             if not key or any(not "!" <= char <= "~" for char in key):
                 raise UserError("--backend-key-file: the file must hold one key, in one line")
+
+
+def load_keys(path: Path) -> Keys:
+    """The API keys of a file. Raises UserError."""
+    try:
+        return read_keys(str(path))
+    except KeyFileError as exc:
+        raise UserError(f"--api-key-file: {path} {exc}") from None
+
+
+def parse_origins(texts: Iterable[str]) -> tuple[str, ...]:
+    """Raises UserError."""
+    try:
+        return tuple(parse_origin(text) for text in texts)
+    except ValueError as exc:
+        raise UserError(f"--cors-origin: {exc}") from None
 
 
 def parse_http(text: str) -> tuple[str, int]:
@@ -142,6 +187,8 @@ __all__ = [
     "Config",
     "default_run_dir",
     "default_transceivers",
+    "load_keys",
     "parse_http",
+    "parse_origins",
     "run_base",
 ]

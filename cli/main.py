@@ -1,4 +1,4 @@
-"""The command line: `voicerelay start` and `voicerelay status`."""
+"""The command line: `voicerelay start`, `voicerelay token` and `voicerelay status`."""
 
 import asyncio
 import json
@@ -23,10 +23,12 @@ from voicerelay.cli.config import (
     default_run_dir,
     default_transceivers,
     parse_http,
+    parse_origins,
 )
 from voicerelay.cli.errors import OneLineGroup
 from voicerelay.cli.network import host_port
 from voicerelay.cli.status import find_run_dir, read_status, render
+from voicerelay.cli.token import token
 
 LOG_LEVELS = ("debug", "info", "warning", "error")
 
@@ -69,6 +71,41 @@ def main() -> None:
     metavar="HOST:PORT",
     envvar="VOICERELAY_HTTP",
     help="Signalling and demo page. Put TLS in front of it for others than this machine.",
+)
+@click.option(
+    "--api-key-file",
+    type=click.Path(path_type=Path, dir_okay=False),
+    envvar="VOICERELAY_API_KEY_FILE",
+    help="Who calls must bring a key of this file, one `key` or `name:key` a line, or a token "
+    "made of one (`voicerelay token`). Without it --http must be on loopback.",
+)
+@click.option(
+    "--open",
+    is_flag=True,
+    envvar="VOICERELAY_OPEN",
+    help="Let anybody call who reaches --http; for a proxy in front that knows its users.",
+)
+@click.option(
+    "--cors-origin",
+    "cors_origins",
+    multiple=True,
+    metavar="ORIGIN",
+    envvar="VOICERELAY_CORS_ORIGIN",
+    help="Web pages that may call from elsewhere, may be given again; * for all. "
+    "[default: all with --api-key-file, else those of this machine]",
+)
+@click.option(
+    "--sessions-per-key",
+    type=int,
+    default=0,
+    envvar="VOICERELAY_SESSIONS_PER_KEY",
+    help="Calls at once that one key and its tokens may have. [default: no cap]",
+)
+@click.option(
+    "--ice-servers",
+    type=click.Path(path_type=Path, dir_okay=False),
+    envvar="VOICERELAY_ICE_SERVERS",
+    help="STUN and TURN servers that clients are told of: a JSON file, as RTCConfiguration's iceServers.",
 )
 @click.option(
     "--relays",
@@ -157,7 +194,15 @@ def main() -> None:
     show_default=True,
     envvar="VOICERELAY_LOG_LEVEL",
 )
-def start(http: str, run_dir: Path | None, transceivers: int | None, **given: Any) -> None:
+def start(
+    http: str,
+    run_dir: Path | None,
+    transceivers: int | None,
+    api_key_file: Path | None,
+    cors_origins: tuple[str, ...],
+    ice_servers: Path | None,
+    **given: Any,
+) -> None:
     """Run relays, transceivers and control, and serve APP (module:attribute).
 
     Without APP the calls are answered by an echo.
@@ -170,6 +215,9 @@ def start(http: str, run_dir: Path | None, transceivers: int | None, **given: An
         http_port=http_port,
         transceivers=default_transceivers() if transceivers is None else transceivers,
         run_dir=(run_dir or default_run_dir(given["port"])).absolute(),
+        api_key_file=api_key_file.absolute() if api_key_file else None,
+        cors_origins=parse_origins(cors_origins),
+        ice_servers=ice_servers.absolute() if ice_servers else None,
         **given,
     )
     logging.basicConfig(
@@ -204,6 +252,9 @@ def status(port: int | None, run_dir: Path | None, as_json: bool) -> None:
     click.echo(json.dumps(found, indent=2) if as_json else render(found))
 
 
+main.add_command(token)
+
+
 def banner(config: Config, hosts: list[str], steered: bool) -> str:
     """What a person sees once everything is up."""
     shown = "localhost" if config.http_host in ("127.0.0.1", "::1") else config.http_host
@@ -214,6 +265,7 @@ def banner(config: Config, hosts: list[str], steered: bool) -> str:
             f"  media   UDP port {config.port} on {', '.join(hosts)}",
             f"  plane   {'kernel steering' if steered else 'portable'}",
             f"  agent   {config.agent}",
+            f"  calls   {config.callers}",
             f"  runs    {config.relays} relays, {config.transceivers} transceivers, 1 control",
             "  stop    Ctrl-C     look: voicerelay status",
         ]

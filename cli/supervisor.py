@@ -21,7 +21,7 @@ from voicerelay.control.process import ControlSettings
 from voicerelay.relay.process import RelaySettings
 from voicerelay.shm import rundir
 from voicerelay.shm.region import INSTANCE_BYTES, Region, RegionMismatch, Sizes
-from voicerelay.transceiver.settings import TransceiverSettings
+from voicerelay.transceiver.settings import AccessSettings, TransceiverSettings
 
 READY_TIMEOUT_S = 60.0  # importing FastRTC takes a core 7 s, and each transceiver does it
 STOP_TIMEOUT_S = 4.0
@@ -268,6 +268,12 @@ class Supervisor:
 
     def _transceiver_settings(self, slot: int) -> Callable[[int], str]:
         config = self._config
+        access = AccessSettings(
+            api_key_file=str(config.api_key_file or ""),
+            cors_origins=list(config.cors_origins),
+            open=config.open,
+            sessions_per_key=config.sessions_per_key,
+        )
         return lambda lifeline: json.dumps(
             asdict(
                 TransceiverSettings(
@@ -278,6 +284,8 @@ class Supervisor:
                     http_port=config.http_port,
                     candidates=self.candidates,
                     max_sessions=config.max_sessions,
+                    ice_servers_file=str(config.ice_servers or ""),
+                    access=access,
                     pin=config.pin,
                     lifeline=lifeline,
                     parent=os.getpid(),

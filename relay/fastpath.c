@@ -114,6 +114,7 @@ struct work {
     struct iovec into[BATCH];
     struct mmsghdr messages[BATCH];
     struct owner owners[BATCH];
+    uint32_t homes[BATCH];
     bool placed[BATCH];
     struct iovec frame[BATCH];
     uint64_t counts[COUNTERS];
@@ -173,8 +174,12 @@ static enum found read_record(const uint8_t *record, const uint8_t *key, struct 
     return OTHER;
 }
 
-static bool find(const struct table *table, const uint8_t *key, struct owner *owner) {
-    uint32_t home = hash(key);
+// The record at which the search for a key begins is about to be read.
+static void expect(const struct table *table, uint32_t home) {
+    __builtin_prefetch(table->records + (size_t)(home & table->mask) * RECORD_BYTES);
+}
+
+static bool find(const struct table *table, const uint8_t *key, uint32_t home, struct owner *owner) {
     for (int i = 0; i < READ_RETRIES; i++) {
         uint32_t before = __atomic_load_n(table->epoch, __ATOMIC_ACQUIRE);
         for (uint32_t probe = 0; probe < table->max_probe; probe++) {
@@ -219,9 +224,9 @@ static const uint8_t *server_ufrag(const uint8_t *data, size_t size, size_t *ufr
 }
 
 // FORWARD and the owner, or the counter of the drop. Law 1: a Binding request goes by its ufrag, all else
-// by its flow. First byte: RFC 7983 §7, RFC 9443 §3.
+// by its flow, whose search begins at `home`. First byte: RFC 7983 §7, RFC 9443 §3.
 static int decide(const struct fastpath *f, const uint8_t *data, size_t size, const uint8_t *path,
-                  struct owner *owner) {
+                  uint32_t home, struct owner *owner) {
     if (!size)
         return DROPPED_EMPTY;
     if (size > MAX_DATAGRAM_BYTES)
@@ -235,14 +240,14 @@ static int decide(const struct fastpath *f, const uint8_t *data, size_t size, co
             const uint8_t *ufrag = server_ufrag(data, size, &ufrag_size);
             if (!ufrag)
                 return DROPPED_MALFORMED_STUN;
-            if (ufrag_size != KEY_BYTES || !find(&f->routes, ufrag, owner))
+            if (ufrag_size != KEY_BYTES || !find(&f->routes, ufrag, hash(ufrag), owner))
                 return DROPPED_UNKNOWN_UFRAG;
             return FORWARD;
         }
     } else if (data[0] < 20 || (data[0] > 63 && data[0] < 128) || data[0] > 191) {
         return DROPPED_NOT_WEBRTC;
     }
-    return find(&f->flows, path, owner) ? FORWARD : DROPPED_UNKNOWN_FLOW;
+    return find(&f->flows, path, home, owner) ? FORWARD : DROPPED_UNKNOWN_FLOW;
 }
 
 // ---- links to the transceivers: relay/links.py ----------------------------------------------------
@@ -302,10 +307,14 @@ static size_t entry_bytes(const struct work *w, int i) {
     return ENTRY_HEADER_BYTES + w->messages[i].msg_len;
 }
 
-// Decides for each of the batch; what is to be forwarded has its entry header and `placed` after it.
-static void place(const struct fastpath *f, struct work *w, const struct input *input, int received) {
+static uint8_t *path_of(struct work *w, int i) {
+    return w->packets[i].header + ENTRY_HEADER_BYTES - PATH_BYTES;
+}
+
+// Writes the entry headers, and has the memory fetched that `place` will look at.
+static void describe(const struct fastpath *f, struct work *w, const struct input *input, int received) {
     for (int i = 0; i < received; i++) {
-        uint8_t *header = w->packets[i].header, *path = header + ENTRY_HEADER_BYTES - PATH_BYTES;
+        uint8_t *header = w->packets[i].header, *path = path_of(w, i);
         size_t size = w->messages[i].msg_len;
         header[0] = (uint8_t)size;
         header[1] = (uint8_t)(size >> 8);
@@ -321,14 +330,23 @@ static void place(const struct fastpath *f, struct work *w, const struct input *
             memcpy(path + 4, mapped, sizeof mapped);
             memcpy(path + 16, &((const struct sockaddr_in *)&w->names[i])->sin_addr, 4);
         }
-        w->counts[BYTES_RECEIVED] += size;
-        int reason = decide(f, w->packets[i].data, size, path, &w->owners[i]);
+        w->homes[i] = hash(path);
+        expect(&f->flows, w->homes[i]);
         w->messages[i].msg_hdr.msg_namelen = sizeof w->names[i]; // for a socket of another family
+        w->counts[BYTES_RECEIVED] += size;
+    }
+    w->counts[PACKETS_RECEIVED] += (uint64_t)received;
+}
+
+// Decides for each of the batch; what is to be forwarded is `placed` after it.
+static void place(const struct fastpath *f, struct work *w, int received) {
+    for (int i = 0; i < received; i++) {
+        size_t size = w->messages[i].msg_len;
+        int reason = decide(f, w->packets[i].data, size, path_of(w, i), w->homes[i], &w->owners[i]);
         w->placed[i] = reason == FORWARD && w->owners[i].slot < MAX_TRANSCEIVERS;
         if (!w->placed[i])
             w->counts[reason == FORWARD ? DROPPED_TRANSCEIVER_GONE : reason]++;
     }
-    w->counts[PACKETS_RECEIVED] += (uint64_t)received;
 }
 
 // One frame for each transceiver of the batch (more where it would be too long), its packets in order.
@@ -359,7 +377,8 @@ static int drain(const struct fastpath *f, struct work *w, const struct input *i
     int received = recvmmsg(input->fd, w->messages, BATCH, MSG_DONTWAIT, NULL);
     if (received <= 0)
         return 0;
-    place(f, w, input, received);
+    describe(f, w, input, received);
+    place(f, w, received);
     deliver(f, w, received, now);
     return received;
 }

@@ -1,6 +1,6 @@
 """When to wait for more packets before reading again: at everyday load the wake-up costs more than the packet."""
 
-DEFAULT_COALESCE_S = 200e-6  # a voice frame lasts a hundred times as long
+DEFAULT_COALESCE_S = 300e-6  # 1.5 % of a voice frame
 MAX_COALESCE_S = 5e-3  # a quarter of a voice frame
 WEIGHT = 0.25  # of the newest look in the average rate
 IDLE_WAITS = 10.0  # a pause of so many waits: what was before says nothing any more

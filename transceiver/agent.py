@@ -64,12 +64,15 @@ class Request:
     """The HTTP request that began the call. body: what came as JSON beside the offer, else None.
 
     headers are found whatever their case; of several with one name the first.
+    key: the name of the API key; subject: who its token was made for; both are empty without.
     """
 
     path: str = ""
     query: Mapping[str, str] = field(default_factory=dict)
     headers: Mapping[str, str] = field(default_factory=dict)
     body: Any = None
+    key: str = ""
+    subject: str = ""
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,16 @@ class DataChannel(Protocol):
     def send(self, data: str | bytes) -> None: ...
 
 
+class Dialect(Protocol):
+    """What a contract itself says over data channels."""
+
+    def received(self, label: str, data: str | bytes) -> bool:
+        """Whether this was for the contract; then the agent does not see it."""
+
+    def leaving(self) -> None:
+        """We end the call: the last that can be said."""
+
+
 class Channels:
     """By label; of several with the same label the latest counts."""
 
@@ -36,6 +46,7 @@ class Channels:
         self._taps: list[DataChannel] = []
         self._handlers: dict[str, ChannelHandler] = {}
         self.closed = False
+        self.dialect: Dialect | None = None
         self.unread: Unread[Message] = Unread(MAX_UNREAD_MESSAGES, keep_oldest=True)
 
     def opened(self, channel: DataChannel) -> bool:
@@ -52,6 +63,8 @@ class Channels:
         handler = self._handlers.get(label)
         if handler is not None:
             handler.received(data)
+            return
+        if self.dialect is not None and self.dialect.received(label, data):
             return
         waiting = sum(_size(message.data) for message in self.unread.waiting())
         if waiting + _size(data) > MAX_UNREAD_BYTES:
@@ -99,6 +112,8 @@ class Channels:
         """The call has ended."""
         if self.closed:
             return
+        if self.dialect is not None:
+            self.dialect.leaving()
         self.closed = True
         self._channels.clear()  # each holds its connection
         self.unread.close()

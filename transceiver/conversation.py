@@ -15,7 +15,7 @@ from voicerelay.transceiver.agent import (
     Speech,
     Stats,
 )
-from voicerelay.transceiver.channels import Channels, DataChannel
+from voicerelay.transceiver.channels import Channels, DataChannel, Dialect
 from voicerelay.transceiver.hearing import Hearing
 from voicerelay.transceiver.opus import FRAME_S, Pcm
 from voicerelay.transceiver.pacer import Pacer
@@ -129,6 +129,10 @@ class Conversation(Session):
             interrupted_ms=outbound.interrupted_ms,
             messages_unread=self._channels.unread.dropped,
         )
+
+    def use(self, dialect: Dialect) -> None:
+        """Let a contract speak over the data channels too."""
+        self._channels.dialect = dialect
 
     def close(self) -> None:
         self.end("closed by the agent")

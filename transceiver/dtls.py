@@ -68,8 +68,8 @@ class Dtls(RTCDtlsTransport):
 
     def __init__(self, role: str, remote: RTCDtlsParameters, send: Callable[[bytes], None]) -> None:
         no_transport: Any = None
-        self._certificate = Certificate.shared()
-        super().__init__(no_transport, [self._certificate])
+        self.certificate = Certificate.shared()
+        super().__init__(no_transport, [self.certificate])
         self._set_role(role)
         self._remote = remote
         self._put = send
@@ -81,7 +81,7 @@ class Dtls(RTCDtlsTransport):
         """Begin the handshake, once; as client with a first flight."""
         if self._state is not State.NEW:
             return
-        ssl = self._ssl = SSL.Connection(self._certificate._create_ssl_context(self._srtp_profiles))
+        ssl = self._ssl = SSL.Connection(self.certificate._create_ssl_context(self._srtp_profiles))
         ssl.set_ciphertext_mtu(MAX_DATAGRAM_SENT_BYTES)
         if self._role == "server":
             ssl.set_accept_state()

@@ -46,10 +46,12 @@ class Local:
 class Agreement:
     """An answer and what follows from it. `role`: ours in DTLS, "client" or "server".
 
-    `sctp`: the peer's capabilities and port, None without data channels.
+    `sctp`: the peer's capabilities and port, None without data channels. `origin`: the answer's
+    id and version, RFC 8866 §5.2.
     """
 
     sdp: str
+    origin: tuple[int, int]
     role: str
     remote: RTCDtlsParameters
     payload_type: int
@@ -58,10 +60,12 @@ class Agreement:
     sctp: tuple[RTCSctpCapabilities | None, int] | None
 
 
-def negotiate(offer: sdp.SessionDescription, local: Local) -> Agreement:
+def negotiate(
+    offer: sdp.SessionDescription, local: Local, before: Agreement | None = None
+) -> Agreement:
     """Answer a checked offer: its first audio with Opus, its first data channels; the rest is refused.
 
-    Raises NotAcceptable.
+    before: what was agreed with the same peer connection. Raises NotAcceptable.
     """
     found = ((section, _opus_of(section)) for section in offer.media if section.kind == "audio")
     audio, opus = next(((s, codec) for s, codec in found if codec and s.port), (None, None))
@@ -72,12 +76,15 @@ def negotiate(offer: sdp.SessionDescription, local: Local) -> Agreement:
     assert audio.dtls is not None  # check_offer has seen it
     bundle = next((g.items for g in offer.group if _bundles(g, audio)), [])
     data = next((section for section in offer.media if _is_data(section, bundle)), None)
-    role = "server" if audio.dtls.role == "client" else "client"
     direction = _ANSWERED[audio.direction or "sendrecv"]
-    ssrc = 1 + secrets.randbelow((1 << 32) - 1)
+    if before is not None:  # the DTLS association and our stream go on
+        role, ssrc, origin = before.role, before.ssrc, (before.origin[0], before.origin[1] + 1)
+    else:
+        role = "server" if audio.dtls.role == "client" else "client"
+        ssrc, origin = 1 + secrets.randbelow((1 << 32) - 1), (secrets.randbits(62), 1)
 
     answer = sdp.SessionDescription()
-    answer.origin = f"- {secrets.randbits(62)} 1 IN IP4 {_DISCARD_HOST}"
+    answer.origin = f"- {origin[0]} {origin[1]} IN IP4 {_DISCARD_HOST}"
     answer.msid_semantic = [sdp.GroupDescription("WMS", ["*"])]
     for section in offer.media:
         if section is audio:
@@ -94,6 +101,7 @@ def negotiate(offer: sdp.SessionDescription, local: Local) -> Agreement:
         answer.group = [sdp.GroupDescription("BUNDLE", list(together))]
     return Agreement(
         str(answer),
+        origin,
         role,
         audio.dtls,
         opus.payloadType or 0,

@@ -11,6 +11,8 @@ MAX_OFFER_BYTES = 64 * 1024
 
 MAX_MEDIA_SECTIONS = 16
 _ICE_UFRAG = re.compile(r"[A-Za-z0-9+/]{4,256}")  # RFC 8839 §5.4
+_NO_PORT = re.compile(r"\A(\w+) 0 ")
+_BUNDLE_ONLY = "\r\na=bundle-only\r\n"
 # What no answer of ours depends on: candidates, for a lite agent never contacts any; names of streams;
 # feedback, which aiortc's parser multiplies; and of video, which is refused, all that tells of its codecs.
 _UNREAD = ("a=candidate:", "a=rtcp-fb:", "a=rtcp:", "a=ssrc", "a=msid")
@@ -41,32 +43,45 @@ def check_offer(text: str) -> Offer:
         raise OfferError(400, "malformed_sdp", "the body is not SDP: it must begin with v=0")
     if text.count("\nm=") > MAX_MEDIA_SECTIONS:
         raise OfferError(406, "media_sections", f"at most {MAX_MEDIA_SECTIONS} m-lines are read")
-    sdp = "".join(line + "\r\n" for line in _lines_to_keep(text))
+    sdp = _in_use("".join(line + "\r\n" for line in _lines_to_keep(text)))
     try:
         description = SessionDescription.parse(sdp)
     except Exception as exc:  # the parser asserts, indexes and unpacks what peers write
         raise OfferError(400, "malformed_sdp", "the SDP cannot be read") from exc
-    media = description.media
-    if not any(section.kind == "audio" and section.port for section in media):
+    audio = _audio_of(description.media)
+    # Further sections are bundled with it or refused, and may be silent about transport (RFC 8829 §5.2.1).
+    ice = audio.ice
+    if ice is None or not ice.usernameFragment or not ice.password:
+        raise OfferError(400, "no_ice_credentials", "a=ice-ufrag or a=ice-pwd is missing")
+    if audio.dtls is None or not audio.dtls.fingerprints:
+        raise OfferError(400, "no_dtls", "a=fingerprint or a=setup is missing")
+    if not _ICE_UFRAG.fullmatch(ice.usernameFragment):
+        raise OfferError(400, "no_ice_credentials", "a=ice-ufrag has characters that ICE does not")
+    return Offer(sdp, ice.usernameFragment, description)
+
+
+def _audio_of(media: list[MediaDescription]) -> MediaDescription:
+    """The section that is the call. Raises OfferError."""
+    audio = [section for section in media if section.kind == "audio" and section.port]
+    if not audio:
         raise OfferError(406, "no_audio", "the offer has no audio line")
     for section in media:
         if section.kind not in ("audio", "video", "application"):
             raise OfferError(406, "media_kind", f"no use for m={section.kind[:16]}")
-        ice = section.ice
-        if ice is None or not ice.usernameFragment or not ice.password:
-            raise OfferError(400, "no_ice_credentials", "a=ice-ufrag or a=ice-pwd is missing")
-        if section.dtls is None or not section.dtls.fingerprints:
-            raise OfferError(400, "no_dtls", "a=fingerprint or a=setup is missing")
-    codecs = [c.mimeType.lower() for s in media if s.kind == "audio" for c in s.rtp.codecs]
-    if not _ICE_UFRAG.fullmatch(_ufrag_of(media[0])):
-        raise OfferError(400, "no_ice_credentials", "a=ice-ufrag has characters that ICE does not")
-    if "audio/opus" not in codecs:
-        raise OfferError(406, "no_opus", "the offer has no Opus codec")
-    return Offer(sdp, _ufrag_of(media[0]), description)
+    for section in audio:
+        if any(codec.mimeType.lower() == "audio/opus" for codec in section.rtp.codecs):
+            return section
+    raise OfferError(406, "no_opus", "the offer has no Opus codec")
 
 
-def _ufrag_of(section: MediaDescription) -> str:
-    return str(section.ice.usernameFragment) if section.ice else ""
+def _in_use(sdp: str) -> str:
+    """A section that is a=bundle-only has port 0 and is offered all the same (RFC 9143 §6)."""
+    head, *sections = sdp.split("\r\nm=")
+    sections = [
+        _NO_PORT.sub(r"\1 9 ", section, count=1) if _BUNDLE_ONLY in section else section
+        for section in sections
+    ]
+    return "\r\nm=".join([head, *sections])
 
 
 def _lines_to_keep(text: str) -> Iterator[str]:

@@ -15,14 +15,23 @@ from voicerelay.shm.table import KEY_BYTES, TableReader
 
 NAMES = ("pc_id", "webrtc_id")
 MAX_NAME_CHARS = 256
-_MARK = b"@"  # not an ice-char
+_MARK, _PLACE_MARK = b"@", b"#"  # not ice-chars
 _DIGEST_BYTES = (KEY_BYTES - 1) * 3 // 4
 
 
 def owner_key(name: str) -> bytes:
     """The name's key in the route table, 20 bytes."""
-    digest = hashlib.blake2b(name.encode("utf-8", "replace"), digest_size=_DIGEST_BYTES).digest()
-    return _MARK + base64.urlsafe_b64encode(digest).rstrip(b"=")
+    return _key(_MARK, name)
+
+
+def place_key(who: str, index: int) -> bytes:
+    """The key of one of the places that a caller has, 20 bytes."""
+    return _key(_PLACE_MARK, f"{index} {who}")
+
+
+def _key(mark: bytes, text: str) -> bytes:
+    digest = hashlib.blake2b(text.encode("utf-8", "replace"), digest_size=_DIGEST_BYTES).digest()
+    return mark + base64.urlsafe_b64encode(digest).rstrip(b"=")
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,8 @@ log = logging.getLogger("voicerelay.http")
 
 
 def problem(status: int, code: str, message: str) -> web.Response:
-    """An error response; 503 says when to try again."""
-    headers = {"Retry-After": str(RETRY_AFTER_S)} if status == 503 else None
+    """An error response; 429 and 503 say when to try again."""
+    headers = {"Retry-After": str(RETRY_AFTER_S)} if status in (429, 503) else None
     return web.json_response(
         {"error": {"code": code, "message": message}}, status=status, headers=headers
     )

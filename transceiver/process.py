@@ -16,13 +16,17 @@ from voicerelay.shm.counters import Block, TransceiverCounter
 from voicerelay.shm.lifeline import Lifeline, die_with_parent
 from voicerelay.shm.region import Region, RegionMismatch
 from voicerelay.transceiver import seam, stock_seam
+from voicerelay.transceiver.access import Access, objection
 from voicerelay.transceiver.affinity import pin
 from voicerelay.transceiver.agent import App, AppError, AsgiApp, Session, load_app
 from voicerelay.transceiver.asgi import Neighbourhood, OwnerFirst
 from voicerelay.transceiver.backend import Backend, backend_app
 from voicerelay.transceiver.directory import Directory
 from voicerelay.transceiver.front import Front, FrontError, SignallingFront, require_asgi
+from voicerelay.transceiver.iceservers import IceServersError, read_ice_servers
+from voicerelay.transceiver.keys import KeyFileError
 from voicerelay.transceiver.mux import Mux
+from voicerelay.transceiver.names import Names
 from voicerelay.transceiver.pacer import Pacer
 from voicerelay.transceiver.registry import Registry
 from voicerelay.transceiver.settings import TransceiverSettings
@@ -95,8 +99,9 @@ class TransceiverProcess:
 
         self._beat(block, pacer)
         self._collect(registry)
-        front = self._front(registry, siblings, region, block)
+        front: Front | None = None
         try:
+            front = self._front(registry, siblings, region, block)
             await front.start()
         except FrontError as exc:
             self._lifeline.fail(str(exc))
@@ -104,7 +109,8 @@ class TransceiverProcess:
             self._lifeline.ready()
             await self._stopped.wait()
         await registry.close_all("the server is stopping")
-        await front.stop()
+        if front is not None:
+            await front.stop()
         await siblings.close()
         mux.close()
 
@@ -122,7 +128,18 @@ class TransceiverProcess:
             "agent": "Realtime backend" if settings.backend else settings.app,
             "candidates": [f"{host}:{port}" for host, port in settings.candidates],
         }
-        return SignallingFront(Signalling(registry, siblings, counters, block, info), settings)
+        try:
+            access = Access(settings.access)
+        except KeyFileError as exc:
+            raise FrontError(f"--api-key-file: {settings.access.api_key_file} {exc}") from exc
+        try:
+            path = settings.ice_servers_file
+            servers = read_ice_servers(path) if path else []
+        except IceServersError as exc:
+            raise FrontError(f"--ice-servers: {path} {exc}") from exc
+        names = Names(region.route_reader(), self._directory)
+        signalling = Signalling(registry, siblings, counters, block, names, access, info, servers)
+        return SignallingFront(signalling, settings)
 
     def _signalled(self, number: int) -> None:
         if number == signal.SIGTERM:  # on Ctrl-C the supervisor decides
@@ -185,6 +202,9 @@ def main(settings: TransceiverSettings) -> None:
                 app = load_app(settings.app)
             if not isinstance(app, App):
                 require_asgi()
+            refusal = objection(settings, asgi=not isinstance(app, App))
+            if refusal:
+                raise AppError(refusal)
             await seam.self_test()
         except (AppError, seam.SeamBroken) as exc:
             lifeline.fail(str(exc))

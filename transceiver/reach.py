@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from voicerelay.shm.counters import TransceiverCounter
 from voicerelay.shm.ufrag import make_password
-from voicerelay.transceiver.directory import Directory
+from voicerelay.transceiver.directory import Directory, DirectoryError
 from voicerelay.transceiver.ice import Check, Credentials, ErrorReply, IceAgent
 from voicerelay.transceiver.mux import Endpoint, Mux
 
@@ -60,6 +60,9 @@ class Reach:
         """ICE restart: new credentials and route. Raises DirectoryError; then the old ones stay."""
         credentials = Credentials(ufrag, make_password(), remote_ufrag.encode())
         await self._add_route(ufrag)
+        if self._closed:  # while control was asked
+            self._keep_ufrags(0)
+            raise DirectoryError("the session has ended")
         self.ice.restart(credentials, time.monotonic())
         # The credentials before the last ones no longer count, so their route must go too.
         self._keep_ufrags(2)

@@ -11,7 +11,9 @@ from aiohttp.base_protocol import BaseProtocol
 from aiohttp.http_exceptions import BadHttpMessage
 
 from voicerelay.transceiver import ephemeral, sideband
+from voicerelay.transceiver.access import CALLER
 from voicerelay.transceiver.calls import INTERNAL, Calls, Refused, text_of
+from voicerelay.transceiver.keys import Caller
 from voicerelay.transceiver.oai import CALLS_PATH, MAX_CONFIG_BYTES, BadEvent, Event, merged
 from voicerelay.transceiver.problem import problem
 from voicerelay.transceiver.realtime_session import RealtimeSession
@@ -43,6 +45,13 @@ class Realtime:
             web.post(SECRETS_PATH, self._issue),
             web.get(SIDEBAND_PATH, self._sideband),
         ]
+
+    def caller_of(self, credential: str) -> Caller | None:
+        """For the door: whoever has a secret calls for the key that it was issued for."""
+        secret = ephemeral.read(self._calls.registry.cluster_key, credential, time.time())
+        if secret is None or not secret.owner:
+            return None
+        return Caller(secret.owner, token=credential[-16:])
 
     async def _post(self, request: web.Request) -> web.Response:
         """An offer, alone or with a session beside it, makes a call here or at a sibling with room."""
@@ -89,13 +98,18 @@ class Realtime:
 
     async def _issue(self, request: web.Request) -> web.Response:
         """A secret for a browser: good for calls only, and for a while."""
+        caller = request[CALLER]
+        if caller.token:
+            return problem(403, "key_required", "only a key gets client secrets")
         body = await text_of(request)
         try:
             asked = _object_in(body or "{}", "the body")
             session = _session_in(json.dumps(asked.get("session", {})))
             expires_at = int(time.time()) + _lifetime_s(asked.get("expires_after", {}))
             session = {"type": "realtime"} | session
-            value = ephemeral.issue(self._calls.registry.cluster_key, session, expires_at)
+            value = ephemeral.issue(
+                self._calls.registry.cluster_key, session, expires_at, caller.key
+            )
         except Refused as exc:
             return problem(exc.status, exc.code, str(exc))
         except ephemeral.SecretTooLong as exc:
@@ -104,7 +118,7 @@ class Realtime:
 
     async def _sideband(self, request: web.Request) -> web.StreamResponse:
         public_id = request.query.get("call_id", "").removeprefix(ID_PREFIX)
-        session = self._calls.registry.get(public_id)
+        session = self._calls.ours(request, public_id)
         if "upgrade" not in request.headers.get("Connection", "").lower():
             return problem(426, "upgrade_required", "this is a WebSocket")
         if session is not None:

@@ -175,6 +175,10 @@ class Registry:
         """ICE restart with a fresh ufrag. Raises DirectoryError."""
         return await session.restart_ice(self.new_ufrag(), remote_ufrag)
 
+    async def reoffer(self, session: LiveSession, offer: Offer, fresh: bool) -> str:
+        """The answer to another offer for a session. Raises DirectoryError or NotAcceptable."""
+        return await session.reoffer(offer, self.new_ufrag(), fresh)
+
     def flow_lost(self, path: bytes, number: int) -> None:
         """Control says that a path now belongs to a session elsewhere."""
         session = self._by_number.get(number)

@@ -12,7 +12,7 @@ from aiortc.rtcsctptransport import RTCSctpTransport
 from voicerelay.transceiver.channels import DataChannel
 from voicerelay.transceiver.dtls import Certificate, Dtls
 from voicerelay.transceiver.lite import Link
-from voicerelay.transceiver.negotiate import Agreement, Local, negotiate
+from voicerelay.transceiver.negotiate import Agreement, Local, NotAcceptable, negotiate
 from voicerelay.transceiver.offer import Offer, check_offer
 from voicerelay.transceiver.srtp import Keyed
 
@@ -33,10 +33,23 @@ class Peer:
         self._rx: Keyed | None = None
         self._tx: Keyed | None = None
         self._dtls.on("statechange", self._dtls_changed)
-        self._sctp = RTCSctpTransport(self._dtls) if agreement.sctp else None
+        self._sctp: RTCSctpTransport | None = None
         self._sctp_start: asyncio.Task[None] | None = None
-        if self._sctp is not None:
-            self._sctp.on("datachannel", self._channel_opened)
+        if agreement.sctp is not None:
+            self._make_sctp()
+
+    def renegotiate(self, offer: Offer) -> str:
+        """The answer to another offer of the same peer connection. Raises NotAcceptable."""
+        before = self._agreement
+        agreement = negotiate(offer.description, _local(self._link, self._dtls.certificate), before)
+        if agreement.remote.fingerprints != before.remote.fingerprints:
+            raise NotAcceptable("this is another peer connection: its certificate is another one")
+        self._agreement = agreement
+        self.answer, self.sends = agreement.sdp, agreement.sends
+        if self._sctp is None and agreement.sctp is not None:
+            self._make_sctp()
+            self._start_sctp()
+        return self.answer
 
     @property
     def dtls_state(self) -> str:
@@ -82,11 +95,18 @@ class Peer:
         state = self.dtls_state
         if state == "connected":
             self._link.media_started(self._agreement.payload_type, self._agreement.ssrc)
-            if self._sctp is not None and self._agreement.sctp:
-                start = self._sctp.start(*self._agreement.sctp)
-                self._sctp_start = asyncio.get_running_loop().create_task(start)
+            self._start_sctp()
         elif state in ("failed", "closed"):
             self._link.peer_state(state)
+
+    def _make_sctp(self) -> None:
+        self._sctp = RTCSctpTransport(self._dtls)
+        self._sctp.on("datachannel", self._channel_opened)
+
+    def _start_sctp(self) -> None:
+        if self._sctp is not None and self._agreement.sctp and self.dtls_state == "connected":
+            start = self._sctp.start(*self._agreement.sctp)
+            self._sctp_start = asyncio.get_running_loop().create_task(start)
 
     def _channel_opened(self, channel: RTCDataChannel) -> None:
         link = self._link
@@ -98,10 +118,11 @@ class Peer:
 
 def answer(offer: Offer, link: Link) -> Peer:
     """Answer a checked offer. Raises NotAcceptable."""
-    local = Local(
-        link.ufrag, link.password, link.candidates, Certificate.shared().getFingerprints()
-    )
-    return Peer(negotiate(offer.description, local), link)
+    return Peer(negotiate(offer.description, _local(link, Certificate.shared())), link)
+
+
+def _local(link: Link, certificate: Certificate) -> Local:
+    return Local(link.ufrag, link.password, link.candidates, certificate.getFingerprints())
 
 
 async def self_test() -> None:

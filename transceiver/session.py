@@ -34,7 +34,7 @@ log = logging.getLogger("voicerelay.session")
 
 
 class State(Enum):
-    """A session goes forward only: each state names those that may follow."""
+    """Each state names those that may follow."""
 
     NEW = "new"
     CHECKING = "checking"
@@ -46,8 +46,8 @@ _CHECKING, _CONNECTED = State.CHECKING, State.CONNECTED  # for the path of a pac
 
 FOLLOWING = {
     State.NEW: {State.CHECKING, State.CLOSED},
-    State.CHECKING: {State.CONNECTED, State.CLOSED},
-    State.CONNECTED: {State.CLOSED},
+    State.CHECKING: {State.CHECKING, State.CONNECTED, State.CLOSED},
+    State.CONNECTED: {State.CHECKING, State.CLOSED},  # the client has made a new peer connection
     State.CLOSED: set[State](),
 }
 
@@ -73,7 +73,7 @@ class LiveSession(Conversation):
         self.state = State.NEW
         self.ended = asyncio.Event()
         self.end_reason = ""
-        self.created_at = time.monotonic()
+        self.created_at = self._offered_at = time.monotonic()
         self.connected_at: float | None = None
         self.relay: int | None = None
         self._agent = agent
@@ -99,6 +99,29 @@ class LiveSession(Conversation):
         except BaseException:
             self._reach.close()
             raise
+        return peer.answer
+
+    async def reoffer(self, offer: Offer, ufrag: bytes, fresh: bool) -> str:
+        """Answer another offer of the same client; the agent goes on.
+
+        fresh: the client has made a new peer connection, else it renegotiates.
+        Raises DirectoryError or NotAcceptable; then the old one stays.
+        """
+        old = self._peer
+        if self.state is State.CLOSED or old is None:
+            raise NotAcceptable("the session has ended")
+        if fresh or offer.ice_ufrag.encode() != self._reach.ice.credentials.remote_ufrag:
+            await self._reach.restart(ufrag, offer.ice_ufrag)
+        if self._peer is not old:
+            raise NotAcceptable("another offer came meanwhile")
+        if not fresh:
+            return old.renegotiate(offer)
+        self._peer = peer = answer(offer, self)
+        self._offered_at = time.monotonic()
+        self._keys.clear()
+        self._early.clear()
+        self._move(State.CHECKING)
+        await old.close()
         return peer.answer
 
     async def restart_ice(self, ufrag: bytes, remote_ufrag: str) -> Credentials:
@@ -129,6 +152,7 @@ class LiveSession(Conversation):
                     # Only a finished handshake can carry the goodbye.
                     with contextlib.suppress(TimeoutError):
                         await asyncio.wait_for(self._keys.wait(), HANDSHAKE_GRACE_S)
+                await asyncio.sleep(0)  # a last message leaves with the loop's next round
                 await self._peer.close()
         except Exception:
             log.exception("session %s: closing the peer connection", self.short_id)
@@ -141,7 +165,7 @@ class LiveSession(Conversation):
         """Time-outs, idle paths and RTCP; called about once a second."""
         if self.state is State.CLOSED:
             return
-        if self.state is State.CHECKING and now - self.created_at > SETUP_TIMEOUT_S:
+        if self.state is State.CHECKING and now - self._offered_at > SETUP_TIMEOUT_S:
             self.end("no media within the setup time")
             return
         if self._reach.ice.expired(now):
@@ -250,16 +274,18 @@ class LiveSession(Conversation):
         if self.state is not State.CHECKING:
             return
         self._move(State.CONNECTED)
-        self.connected_at = self.begun_at = time.monotonic()
+        self.connected_at = time.monotonic()
         self._voice = VoicePath(ssrc, payload_type, self.short_id)
-        self._agent_task = asyncio.get_running_loop().create_task(self._run_agent())
+        if self._agent_task is None:
+            self.begun_at = self.connected_at
+            self._agent_task = asyncio.get_running_loop().create_task(self._run_agent())
         early, self._early = self._early, []
         for data, path in early:
             self._judge(data, path)
         log.info(
             "session %s connected in %.0f ms",
             self.short_id,
-            (self.connected_at - self.created_at) * 1000,
+            (self.connected_at - self._offered_at) * 1000,
         )
 
     def peer_state(self, state: str) -> None:

@@ -1,7 +1,20 @@
 """What the supervisor tells a transceiver; light to import, so that the supervisor stays small."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class AccessSettings:
+    """Who may call. api_key_file: empty for none. open: may be without, even off loopback.
+
+    sessions_per_key: at once on this host, 0 for no cap.
+    """
+
+    api_key_file: str = ""
+    cors_origins: list[str] = field(default_factory=list)
+    open: bool = False
+    sessions_per_key: int = 0
 
 
 @dataclass(frozen=True)
@@ -19,6 +32,8 @@ class TransceiverSettings:
     http_port: int
     candidates: list[tuple[str, int]]
     max_sessions: int
+    ice_servers_file: str = ""
+    access: AccessSettings = field(default_factory=AccessSettings)
     pin: bool = False
     lifeline: int = -1
     parent: int = 0
@@ -31,4 +46,5 @@ class TransceiverSettings:
     def from_json(cls, text: str) -> "TransceiverSettings":
         values = json.loads(text)
         values["candidates"] = [(host, port) for host, port in values["candidates"]]
+        values["access"] = AccessSettings(**values["access"])
         return cls(**values)

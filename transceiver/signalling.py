@@ -1,14 +1,18 @@
 """HTTP in every transceiver: the contracts that clients speak, the demo page, figures of a session."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from importlib.resources import files
 from typing import Any, Protocol
 
 from aiohttp import web
 
 from voicerelay.shm.counters import Block, Counters
-from voicerelay.transceiver.calls import INTERNAL, Calls
-from voicerelay.transceiver.offer import MAX_OFFER_BYTES
+from voicerelay.transceiver.access import Access
+from voicerelay.transceiver.calls import INTERNAL, MAX_BODY_BYTES, Calls
+from voicerelay.transceiver.fastrtc import FastRtc
+from voicerelay.transceiver.iceservers import IceServer
+from voicerelay.transceiver.names import Names
+from voicerelay.transceiver.pipecat import Pipecat
 from voicerelay.transceiver.problem import problems
 from voicerelay.transceiver.realtime import Realtime, openai_errors
 from voicerelay.transceiver.registry import Registry
@@ -18,7 +22,7 @@ from voicerelay.transceiver.whip import Whip
 
 
 class Contract(Protocol):
-    """What clients speak, as routes."""
+    """One way of signalling."""
 
     def routes(self) -> Iterable[web.RouteDef]: ...
 
@@ -32,18 +36,30 @@ class Signalling:
         siblings: Siblings,
         counters: Counters,
         block: Block,
+        names: Names,
+        access: Access,
         info: dict[str, Any],
+        servers: Sequence[IceServer] = (),
     ) -> None:
-        self._calls = Calls(registry, siblings, counters, block)
-        self._contracts: list[Contract] = [Whip(self._calls), Realtime(self._calls)]
+        self.access = access
+        self._calls = Calls(registry, siblings, counters, block, names, access.sessions_per_key)
+        realtime = Realtime(self._calls)
+        access.readers.append(realtime.caller_of)
+        self._contracts: list[Contract] = [
+            Whip(self._calls, "/whip", servers),
+            Whip(self._calls, "/whep", servers, listen_only=True),
+            realtime,
+            Pipecat(self._calls, servers),
+            FastRtc(self._calls),
+        ]
         self._info = info
         self._page = files("voicerelay.transceiver").joinpath("page/index.html").read_text("utf-8")
 
     def application(self, internal: bool) -> web.Application:
         """`internal`: for siblings; it never passes a request on again."""
-        app = web.Application(
-            middlewares=[openai_errors, problems], client_max_size=MAX_OFFER_BYTES
-        )
+        access = self.access
+        doors = [problems, access.inner_door] if internal else [access.cors, problems, access.door]
+        app = web.Application(middlewares=[openai_errors, *doors], client_max_size=MAX_BODY_BYTES)
         app[INTERNAL] = internal
         app.add_routes(
             [

@@ -1,12 +1,17 @@
-"""WHIP with a duplex answer (RFC 9725)."""
+"""WHIP with a duplex answer (RFC 9725), and WHEP, its mirror, for those who only listen."""
 
-from collections.abc import Iterable
+import re
+import time
+from collections.abc import Iterable, Sequence
 
 from aiohttp import web
 
+from voicerelay.transceiver.access import CALLER
 from voicerelay.transceiver.calls import Calls, Refused, text_of
 from voicerelay.transceiver.directory import DirectoryError
+from voicerelay.transceiver.iceservers import IceServer, link_header
 from voicerelay.transceiver.lite import HOST_PRIORITY
+from voicerelay.transceiver.offer import MAX_OFFER_BYTES
 from voicerelay.transceiver.problem import problem
 from voicerelay.transceiver.sdpfrag import (
     MAX_FRAGMENT_BYTES,
@@ -21,37 +26,60 @@ SDP = "application/sdp"
 SDP_FRAGMENT = "application/trickle-ice-sdpfrag"
 
 
-class Whip:
-    """The contract's routes."""
+_SENDS = re.compile(r"^a=(?:sendrecv|sendonly)[ \t]*\r?$", re.MULTILINE)
 
-    def __init__(self, calls: Calls) -> None:
+
+class Whip:
+    """The contract's routes below one path. listen_only: the agent speaks and hears nothing."""
+
+    def __init__(
+        self, calls: Calls, path: str, servers: Sequence[IceServer] = (), listen_only: bool = False
+    ) -> None:
         self._calls = calls
+        self._path = path
+        self._servers = servers
+        self._listen_only = listen_only
 
     def routes(self) -> Iterable[web.RouteDef]:
         owned = self._calls.owned
         return [
-            web.post("/whip", self._post),
-            web.options("/whip", self._options),
-            web.patch("/whip/{id}", owned(self._patch)),
-            web.delete("/whip/{id}", owned(self._delete)),
+            web.post(self._path, self._post),
+            web.options(self._path, self._options),
+            web.patch(self._path + "/{id}", owned(self._patch)),
+            web.delete(self._path + "/{id}", owned(self._delete)),
         ]
 
-    async def _options(self, _request: web.Request) -> web.Response:
-        return web.Response(status=204, headers={"Accept-Post": SDP})
+    async def _options(self, request: web.Request) -> web.Response:
+        return web.Response(status=204, headers={"Accept-Post": SDP} | self._links(request))
+
+    def _links(self, request: web.Request) -> dict[str, str]:
+        """§4.6: the TURN servers, for those who may call."""
+        caller = request[CALLER]
+        if not self._servers or caller.denied:
+            return {}
+        user, now = caller.subject or "voicerelay", time.time()
+        return {"Link": link_header([s.configuration(user, now) for s in self._servers])}
 
     async def _post(self, request: web.Request) -> web.Response:
         """§4.2: an offer makes a session here, or at a sibling with room."""
         if request.content_type != SDP:
-            return problem(415, "content_type", f"the body must be {SDP}")
+            refusal = problem(415, "content_type", f"the body must be {SDP}")
+            refusal.headers["Accept-Post"] = SDP
+            return refusal
         offer = await text_of(request)
+        if len(offer.encode()) > MAX_OFFER_BYTES:
+            return problem(413, "too_large", f"an offer has at most {MAX_OFFER_BYTES} bytes")
         passed = await self._calls.pass_to_emptier(request)
         if passed is not None:
             return passed
+        if self._listen_only:
+            offer = _SENDS.sub("a=recvonly\r", offer)
         try:
             session, answer = await self._calls.begin(request, offer)
         except Refused as exc:
             return problem(exc.status, exc.code, str(exc))
-        headers = {"Location": f"/whip/{session.id}", "ETag": f'"{session.etag}"'}
+        headers = {"Location": f"{self._path}/{session.id}", "ETag": f'"{session.etag}"'}
+        headers |= self._links(request)
         return web.Response(status=201, text=answer, content_type=SDP, headers=headers)
 
     async def _patch(self, request: web.Request, session: LiveSession) -> web.Response:

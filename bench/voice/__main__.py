@@ -92,7 +92,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--calls", type=int, help=f"at which ours is measured ({OURS.calls})")
     parser.add_argument("--seconds", type=float, default=5.0, help="of talk")
     parser.add_argument("--hold", nargs="+", choices=keys, default=["ours"], metavar="KEY")
-    parser.add_argument("--hold-calls", type=int, help=f"instead of {STATED:.0%} of the computed")
+    parser.add_argument(
+        "--hold-calls", type=int, help=f"instead of {STATED * 100:.0f} %% of the computed"
+    )
     parser.add_argument("--hold-seconds", type=float, default=20.0)
     parser.add_argument("--seed", type=int, default=1, help="of the bad networks")
     parser.add_argument("--tested-cpu", type=int, default=0)

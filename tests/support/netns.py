@@ -236,7 +236,7 @@ def serving(
     web = http or listen[0]
     place = f"[{web}]:{HTTP_PORT}" if ":" in web else f"{web}:{HTTP_PORT}"
     # All ports of a new host are free; of options given twice the last one counts.
-    options = ["--port", str(UDP_PORT), "--http", place, *extra]
+    options = ["--port", str(UDP_PORT), "--http", place, "--open", *extra]
     for address in listen:
         options += ["--listen", address]
     with contextlib.ExitStack() as stack:

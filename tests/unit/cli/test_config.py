@@ -17,11 +17,13 @@ from voicerelay.cli.config import (
     default_run_dir,
     default_transceivers,
     parse_http,
+    parse_origins,
     run_base,
 )
 from voicerelay.cli.errors import UserError
 from voicerelay.shm.counters import MAX_RELAYS, MAX_TRANSCEIVERS
 from voicerelay.shm.region import MAX_CAPACITY, MIN_CAPACITY
+from voicerelay.transceiver.keys import MAX_CAP
 
 GOOD = Config(
     app="voicerelay.echo:app",
@@ -48,6 +50,7 @@ GOOD = Config(
         ("max_sessions", 1, MAX_CAPACITY),
         ("capacity", MIN_CAPACITY, MAX_CAPACITY),
         ("coalesce_us", 0, MAX_COALESCE_US),
+        ("sessions_per_key", 0, MAX_CAP),
     ],
 )
 def test_a_number_is_taken_within_its_range_only(option: str, low: int, high: int) -> None:
@@ -148,6 +151,32 @@ def test_a_run_directory_belongs_to_user_and_port(
 
 def test_the_default_run_directory_is_short_enough() -> None:
     assert len(str(default_run_dir(65535))) <= module.MAX_RUN_DIR_BYTES
+
+
+def test_a_key_file_that_cannot_be_used_is_told_without_its_keys(tmp_path: Path) -> None:
+    path = tmp_path / "keys"
+    path.write_text("too-short")
+
+    with pytest.raises(UserError, match=f"--api-key-file: {path} line 1") as caught:
+        replace(GOOD, api_key_file=path)
+
+    assert "too-short" not in str(caught.value)
+
+
+def test_who_may_call_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "keys"
+    path.write_text("a-key-0123456789")
+
+    assert GOOD.callers == "open to anybody on this machine"
+    assert replace(GOOD, http_host="0.0.0.0", open=True).callers == "open to anybody (--open)"
+    assert replace(GOOD, api_key_file=path).callers == "with an API key or token"
+    assert replace(GOOD, http_host="0.0.0.0").callers == "as the application decides"
+
+
+def test_an_origin_is_checked() -> None:
+    assert parse_origins(["https://A.org", "*"]) == ("https://a.org", "*")
+    with pytest.raises(UserError, match="--cors-origin"):
+        parse_origins(["a.org"])
 
 
 # ---- a backend -----------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """The command line's options: each reaches the configuration, and each has its variable."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
 
@@ -80,6 +81,9 @@ VARIABLES = {
     "VOICERELAY_LOG_LEVEL": "debug",
     "VOICERELAY_STEERING": "auto",
     "VOICERELAY_COALESCE_US": "300",
+    "VOICERELAY_OPEN": "1",
+    "VOICERELAY_CORS_ORIGIN": "https://a.org http://b.org",
+    "VOICERELAY_SESSIONS_PER_KEY": "7",
 }
 BY_VARIABLES = Config(
     app="mine:app",
@@ -96,13 +100,21 @@ BY_VARIABLES = Config(
     log_level="debug",
     steering="auto",
     coalesce_us=300,
+    open=True,
+    cors_origins=("https://a.org", "http://b.org"),
+    sessions_per_key=7,
 )
 
 
-def test_every_option_has_its_variable(seen: list[Config]) -> None:
-    CliRunner().invoke(main, ["start"], env=VARIABLES)
+def test_every_option_has_its_variable(seen: list[Config], tmp_path: Path) -> None:
+    keys, servers = tmp_path / "keys", tmp_path / "servers"
+    keys.write_text("a-key-0123456789")
+    servers.write_text('[{"urls": "stun:192.0.2.1"}]')
+    files = {"VOICERELAY_API_KEY_FILE": str(keys), "VOICERELAY_ICE_SERVERS": str(servers)}
 
-    assert seen == [BY_VARIABLES]
+    CliRunner().invoke(main, ["start"], env=VARIABLES | files)
+
+    assert seen == [replace(BY_VARIABLES, api_key_file=keys, ice_servers=servers)]
 
 
 def test_a_backend_takes_the_place_of_an_app(seen: list[Config], tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from aiohttp import ClientSession
 from tests.support.client import Call
 from tests.unit.transceiver.test_session import WAIT_S
 from tests.unit.transceiver.test_whip import (
+    OPEN,
     OURS,
     RESTART,
     THEIRS,
@@ -24,18 +25,20 @@ from tests.unit.transceiver.test_whip import (
 from voicerelay.echo import echo
 from voicerelay.shm.counters import COUNTERS_BYTES, Counters
 from voicerelay.transceiver.directory import CONTROL_GONE
+from voicerelay.transceiver.settings import AccessSettings
 
 # ---- siblings ------------------------------------------------------------------------------------
 
 
 @contextlib.asynccontextmanager
-async def two(most: int = 4) -> AsyncIterator[tuple[Server, Server]]:
+async def two(most: int = 4, access: AccessSettings = OPEN) -> AsyncIterator[tuple[Server, Server]]:
     """Two transceivers of one host."""
     counters = Counters(memoryview(bytearray(COUNTERS_BYTES)))
+    table: dict[bytes, int] = {}
     with TemporaryDirectory() as folder:
         async with (
-            server(counters, Path(folder), OURS, most) as ours,
-            server(counters, Path(folder), THEIRS) as theirs,
+            server(counters, Path(folder), OURS, most, access=access, table=table) as ours,
+            server(counters, Path(folder), THEIRS, access=access, table=table) as theirs,
         ):
             yield ours, theirs
 

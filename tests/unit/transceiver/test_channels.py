@@ -150,6 +150,31 @@ def test_unread_messages_are_bounded_in_bytes_too() -> None:
     assert len(channels.unread) == 5
 
 
+class Deaf:
+    """A contract's dialect that keeps pings from the agent."""
+
+    def __init__(self) -> None:
+        self.left = 0
+
+    def received(self, label: str, data: str | bytes) -> bool:
+        return (label, data) == ("chat", "ping")
+
+    def leaving(self) -> None:
+        self.left += 1
+
+
+def test_a_contract_hears_first_and_speaks_last() -> None:
+    channels, _ = opened("chat", "data")
+    channels.dialect = deaf = Deaf()
+
+    for label in ("chat", "data"):
+        channels.received(label, "ping")
+
+    assert read(channels) == [Message("data", "ping")]
+    channels.close()
+    assert deaf.left == 1
+
+
 # ---- handlers and taps ---------------------------------------------------------------------------
 
 

@@ -211,3 +211,17 @@ def test_an_answer_can_be_read_again(sdp: str) -> None:
 
     assert str(read) == found.sdp
     assert [s.kind for s in read.media] == [s.kind for s in check_offer(sdp).description.media]
+
+
+def test_a_renegotiation_keeps_role_stream_and_origin() -> None:
+    local = Local(
+        UFRAG, PASSWORD, [("192.0.2.1", 3478)], [RTCDtlsFingerprint("sha-256", FINGERPRINT)]
+    )
+    first = agreed(CHROMIUM.replace("a=setup:actpass", "a=setup:active"))
+
+    second = negotiate(check_offer(CHROMIUM).description, local, first)
+
+    assert (first.role, second.role) == ("server", "server")
+    assert "a=setup:passive\r\n" in second.sdp
+    assert second.ssrc == first.ssrc
+    assert second.origin == (first.origin[0], first.origin[1] + 1)

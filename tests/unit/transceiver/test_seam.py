@@ -21,6 +21,7 @@ from tests.unit.transceiver.test_offer import CHROMIUM, FINGERPRINT, WITH_CANDID
 from voicerelay.transceiver import seam
 from voicerelay.transceiver.channels import DataChannel
 from voicerelay.transceiver.dtls import MAX_DATAGRAM_SENT_BYTES, Certificate, Dtls
+from voicerelay.transceiver.negotiate import NotAcceptable
 from voicerelay.transceiver.offer import Offer, check_offer
 from voicerelay.transceiver.seam import Peer, answer
 
@@ -273,5 +274,22 @@ def test_a_stock_peer_connection_in_the_same_process_stays_stock() -> None:
         assert len(re.findall(r"a=rtpmap:", found.sdp)) > 1
         for pc in (offering, answering, ours):
             await pc.close()
+
+    asyncio.run(run())
+
+
+def test_a_renegotiation_may_bring_data_channels_but_no_other_certificate() -> None:
+    async def run() -> None:
+        peer = answer(check_offer(CHROMIUM[: CHROMIUM.index("m=application")]), FakeLink())
+        assert "m=application" not in peer.answer
+
+        again = peer.renegotiate(check_offer(CHROMIUM))
+
+        assert "m=application" in again
+        assert peer._sctp is not None
+        with pytest.raises(NotAcceptable, match="certificate"):
+            peer.renegotiate(check_offer(CHROMIUM.replace("A0:A1", "A1:A0")))
+        assert peer.answer == again
+        await peer.close()
 
     asyncio.run(run())

@@ -12,6 +12,7 @@ from tests.unit.transceiver.test_offer import CHROMIUM
 from voicerelay.shm import stun
 from voicerelay.shm.counters import BLOCK_BYTES, Block, TransceiverCounter
 from voicerelay.shm.path import pack_path
+from voicerelay.shm.table import Entry
 from voicerelay.shm.ufrag import make_ufrag
 from voicerelay.transceiver.agent import Agent, Request, Session
 from voicerelay.transceiver.directory import CONTROL_GONE, Directory, DirectoryError
@@ -45,6 +46,16 @@ class FakeDirectory(Directory):
         self.go_on = asyncio.Event()
         self.go_on.set()
         self.waiting: list[tuple[bytes, int, Callable[[str], None]]] = []
+        self.share({}, 0)
+
+    def share(self, table: dict[bytes, int], slot: int) -> None:
+        """Use the route table of several transceivers: key -> slot."""
+        self._table, self._slot = table, slot
+
+    def find(self, key: bytes) -> Entry | None:
+        """As the route table's reader does."""
+        slot = self._table.get(key)
+        return None if slot is None else Entry(slot, 1, 0, 0)
 
     @property
     def available(self) -> bool:
@@ -54,6 +65,8 @@ class FakeDirectory(Directory):
         await self.go_on.wait()
         if self.error:
             raise DirectoryError(self.error)
+        if self._table.setdefault(ufrag, self._slot) != self._slot:
+            raise DirectoryError("ufrag belongs to another transceiver")
         self.routes[ufrag] = session
 
     def commit(self, path: bytes, session: int, done: Callable[[str], None]) -> None:
@@ -69,7 +82,8 @@ class FakeDirectory(Directory):
             done(self.error)
 
     def unregister(self, ufrag: bytes) -> None:
-        self.routes.pop(ufrag, None)
+        if self.routes.pop(ufrag, None) is not None:
+            self._table.pop(ufrag, None)
 
     def release(self, path: bytes, session: int) -> None:
         if self.flows.get(path) == session:

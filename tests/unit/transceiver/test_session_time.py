@@ -57,6 +57,26 @@ def test_a_failed_restart_keeps_the_old_credentials() -> None:
     asyncio.run(run())
 
 
+def test_a_restart_of_a_session_that_ends_meanwhile_leaves_no_route() -> None:
+    async def run() -> None:
+        async with host() as here:
+            # given a control that takes its time
+            session = await here.session()
+            here.directory.go_on.clear()
+            restart = asyncio.create_task(session.restart_ice(make_ufrag(b"k" * 32, 0, 0), "efgh"))
+            await asyncio.sleep(0)
+
+            session.end("gone")
+            await session.ended.wait()
+            here.directory.go_on.set()
+
+            with pytest.raises(DirectoryError):
+                await restart
+            assert (here.directory.routes, here.mux.by_ufrag) == ({}, {})
+
+    asyncio.run(run())
+
+
 def test_a_client_that_restarts_without_end_holds_at_most_two_routes() -> None:
     async def run() -> None:
         async with host() as here:

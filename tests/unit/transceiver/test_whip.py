@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -17,15 +17,20 @@ from tests.unit.transceiver.test_session import host as session_host
 from voicerelay.shm.counters import COUNTERS_BYTES, Counters, TransceiverCounter
 from voicerelay.shm.rundir import http_socket
 from voicerelay.transceiver import calls as module
+from voicerelay.transceiver.access import Access
 from voicerelay.transceiver.agent import Agent
 from voicerelay.transceiver.directory import CONTROL_GONE
+from voicerelay.transceiver.iceservers import IceServer
+from voicerelay.transceiver.names import Names
 from voicerelay.transceiver.offer import MAX_OFFER_BYTES
 from voicerelay.transceiver.registry import Registry
+from voicerelay.transceiver.settings import AccessSettings
 from voicerelay.transceiver.siblings import Siblings
 from voicerelay.transceiver.signalling import Signalling
 from voicerelay.transceiver.whip import SDP, SDP_FRAGMENT
 
 OURS, THEIRS, NOBODYS = 1, 2, 3
+OPEN = AccessSettings()
 RESTART = "a=ice-ufrag:efgh\r\na=ice-pwd:abcdefghijklmnopqrstuvwx\r\n"
 TRICKLE = "a=candidate:1 1 udp 2130706431 x.local 50000 typ host\r\n"
 
@@ -34,7 +39,15 @@ class Server:
     """One transceiver's HTTP; `here` is all behind it."""
 
     def __init__(
-        self, here: Host, run_dir: Path, counters: Counters, slot: int, most: int, agent: Agent
+        self,
+        here: Host,
+        run_dir: Path,
+        counters: Counters,
+        slot: int,
+        most: int,
+        agent: Agent,
+        access: Access,
+        servers: Sequence[IceServer],
     ) -> None:
         self.here = here
         here.block = counters.transceiver(slot)
@@ -45,8 +58,17 @@ class Server:
         )
         self.registry.cluster_key = b"k" * 32
         self.siblings = Siblings(run_dir, slot)
-        info = {"version": "x"}
-        self.signalling = Signalling(self.registry, self.siblings, counters, here.block, info)
+        names = Names(here.directory, here.directory)
+        self.signalling = Signalling(
+            self.registry,
+            self.siblings,
+            counters,
+            here.block,
+            names,
+            access,
+            {"version": "x"},
+            servers,
+        )
         self.client: TestClient[web.Request, web.Application]
 
     async def offer(self, sdp: str = CHROMIUM, content_type: str = SDP) -> ClientResponse:
@@ -69,12 +91,18 @@ async def server(
     slot: int = OURS,
     most: int = 4,
     agent: Agent = listen,
+    access: AccessSettings = OPEN,
+    table: dict[bytes, int] | None = None,
+    servers: Sequence[IceServer] = (),
 ) -> AsyncIterator[Server]:
+    """`table`: the route table that siblings share."""
     async with contextlib.AsyncExitStack() as stack:
         folder = run_dir or Path(stack.enter_context(TemporaryDirectory()))
         here = await stack.enter_async_context(session_host())
         shared = counters or Counters(memoryview(bytearray(COUNTERS_BYTES)))
-        made = Server(here, folder, shared, slot, most, agent)
+        if table is not None:
+            here.directory.share(table, slot)
+        made = Server(here, folder, shared, slot, most, agent, Access(access), servers)
         runner = web.AppRunner(made.signalling.application(internal=True), shutdown_timeout=0.1)
         await runner.setup()
         await web.UnixSite(runner, str(http_socket(folder, slot))).start()
@@ -178,7 +206,7 @@ def test_a_client_that_does_not_send_its_body_is_given_up(monkeypatch: pytest.Mo
         async with server() as here:
             assert here.client.port is not None
             reader, writer = await asyncio.open_connection("127.0.0.1", here.client.port)
-            head = f"POST /whip HTTP/1.1\r\nHost: x\r\nContent-Type: {SDP}\r\nContent-Length: 9\r\n\r\n"
+            head = f"POST /whip HTTP/1.1\r\nHost: [::1]:80\r\nContent-Type: {SDP}\r\nContent-Length: 9\r\n\r\n"
             writer.write(head.encode())
             async with asyncio.timeout(WAIT_S):
                 status = await reader.readline()
@@ -219,5 +247,67 @@ def test_the_other_resources_are_there_and_405_names_what_is_allowed() -> None:
             wrong = await here.client.put("/whip")
             assert await code_of(wrong) == (405, "method_not_allowed")
             assert "POST" in wrong.headers["Allow"]
+
+    asyncio.run(run())
+
+
+def test_configured_turn_servers_are_linked() -> None:
+    async def run() -> None:
+        async with server(servers=[IceServer(("turn:192.0.2.1",), "u", "c")]) as here:
+            response = await here.offer()
+
+            link = '<turn:192.0.2.1>; rel="ice-server"; username="u"; credential="c"'
+            assert response.headers["Link"] == link + '; credential-type="password"'
+            asked = await here.client.options("/whip")
+            assert asked.headers["Link"] == response.headers["Link"]
+
+    asyncio.run(run())
+
+
+def test_without_turn_servers_there_is_no_link() -> None:
+    async def run() -> None:
+        async with server() as here:
+            assert "Link" not in (await here.offer()).headers
+
+    asyncio.run(run())
+
+
+def test_another_content_type_is_told_the_right_one() -> None:
+    async def run() -> None:
+        async with server() as here:
+            assert (await here.offer(content_type="text/plain")).headers["Accept-Post"] == SDP
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("direction", ["recvonly", "sendrecv"])
+def test_who_only_listens_is_answered_on_whep(direction: str) -> None:
+    async def run() -> None:
+        async with server() as here:
+            sdp = CHROMIUM.replace("a=sendrecv", f"a={direction}")
+            response = await here.client.post("/whep", data=sdp, headers={"Content-Type": SDP})
+
+            assert response.status == 201
+            assert "a=sendonly" in await response.text()
+            location = response.headers["Location"]
+            assert re.fullmatch(r"/whep/[\w-]{27}", location)
+            etag = response.headers["ETag"]
+            assert (await here.patch(location, TRICKLE, If_Match=etag)).status == 204
+            options = await here.client.options("/whep")
+            assert (options.status, options.headers["Accept-Post"]) == (204, SDP)
+            assert (await here.client.delete(location)).status == 200
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize(
+    ("offered", "answered"),
+    [("sendrecv", "sendrecv"), ("sendonly", "recvonly"), ("recvonly", "sendonly")],
+)
+def test_the_answer_has_the_offers_direction_in_mirror(offered: str, answered: str) -> None:
+    async def run() -> None:
+        async with server() as here:
+            response = await here.offer(CHROMIUM.replace("a=sendrecv", f"a={offered}"))
+            assert f"a={answered}\r\n" in await response.text()
 
     asyncio.run(run())
