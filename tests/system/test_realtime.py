@@ -159,6 +159,8 @@ def test_a_function_of_the_client_is_called_and_its_output_answered(key_file: Pa
     async def scenario(running: Server) -> None:
         async with calling(running) as (call, _):
             call.send_event("session.update", session={"tools": [{"name": "weather"}]})
+            call.loud = True
+            await call.event("input_audio_buffer.speech_started")
             call.send_event("response.create")
             asked = await call.event("response.function_call_arguments.done")
             assert asked["name"] == "weather"

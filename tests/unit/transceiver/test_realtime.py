@@ -3,20 +3,24 @@
 import asyncio
 import json
 import time
+from pathlib import Path
 from typing import Any
 
 import aiohttp
 import pytest
 from aiohttp import ClientResponse
 
+from tests.unit.transceiver.test_access import WEB
 from tests.unit.transceiver.test_calls import two
 from tests.unit.transceiver.test_channels import FakeChannel
 from tests.unit.transceiver.test_offer import CHROMIUM
 from tests.unit.transceiver.test_whip import Server, server
 from voicerelay.transceiver import ephemeral
-from voicerelay.transceiver.oai import CALLS_PATH, CHANNEL, MAX_CONFIG_BYTES
+from voicerelay.transceiver.calls import MAX_BODY_BYTES
+from voicerelay.transceiver.oai import CALLS_PATH, CHANNEL
 from voicerelay.transceiver.realtime import MAX_PARTS, SECRETS_PATH
 from voicerelay.transceiver.session import LiveSession
+from voicerelay.transceiver.settings import AccessSettings
 
 SDP = "application/sdp"
 
@@ -150,7 +154,7 @@ def test_every_error_below_v1_has_that_shape() -> None:
             assert (await error_of(nowhere))[:2] == (404, "no_session")
             assert (await error_of(await here.client.get("/v1/models")))[0] == 404
             assert (await error_of(await here.client.get("/v1/realtime")))[0] == 426
-            large = await here.client.post(SECRETS_PATH, data=b"x" * (MAX_CONFIG_BYTES * 3))
+            large = await here.client.post(SECRETS_PATH, data=b"x" * (MAX_BODY_BYTES + 1))
             assert (await error_of(large))[0] == 413
 
     asyncio.run(run())
@@ -210,6 +214,26 @@ def test_a_lifetime_that_cannot_be_is_refused(seconds: Any) -> None:
             assert (status, body["error"]["code"]) == (400, "invalid_expiry")
             for odd in ({"anchor": "x"}, 7):
                 assert (await secret(here, expires_after=odd))[0] == 400
+
+    asyncio.run(run())
+
+
+def test_a_secret_calls_for_the_key_that_it_was_issued_for(tmp_path: Path) -> None:
+    (tmp_path / "keys").write_text(f"web:{WEB}\n")
+
+    async def run() -> None:
+        async with server(access=AccessSettings(api_key_file=str(tmp_path / "keys"))) as here:
+            assert (await secret(here))[0] == 401
+            asked = await here.client.post(
+                SECRETS_PATH, json={}, headers={"Authorization": f"Bearer {WEB}"}
+            )
+            ephemeral_key = {"Authorization": f"Bearer {(await asked.json())['value']}"}
+
+            assert (await call(here, **ephemeral_key)).status == 201
+
+            assert session_of(here).request.key == "web"
+            again = await here.client.post(SECRETS_PATH, json={}, headers=ephemeral_key)
+            assert (await error_of(again))[:2] == (403, "key_required")
 
     asyncio.run(run())
 
