@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from voicerelay.cli.errors import UserError
 from voicerelay.relay.pace import DEFAULT_COALESCE_S, MAX_COALESCE_S
@@ -24,6 +25,7 @@ DEFAULT_STEERING = "auto"
 DEFAULT_COALESCE_US = round(DEFAULT_COALESCE_S * 1e6)
 MAX_COALESCE_US = round(MAX_COALESCE_S * 1e6)
 DEFAULT_MAX_SESSIONS = 200  # a transceiver; about what one core carries
+BACKEND_HINT = "wss://api.openai.com/v1/realtime?model=gpt-realtime"
 MAX_RUN_DIR_BYTES = 80  # a Unix socket's path has at most 107
 _HTTP = re.compile(r"(?:\[(?P<v6>[0-9a-fA-F:.]+)\]|(?P<host>[^:\[\]]+)):(?P<port>[0-9]{1,5})")
 
@@ -47,6 +49,9 @@ class Config:
     steering: str = DEFAULT_STEERING
     coalesce_us: int = DEFAULT_COALESCE_US
     pin: bool = True
+    backend: str = ""
+    backend_key_file: str = ""
+    backend_vad: bool = False
     api_key_file: Path | None = None
     cors_origins: tuple[str, ...] = ()
     open: bool = False
@@ -63,6 +68,7 @@ class Config:
         _between("--sessions-per-key", self.sessions_per_key, 0, MAX_CAP)
         if len(str(self.run_dir.absolute()).encode()) > MAX_RUN_DIR_BYTES:
             raise UserError(f"--run-dir: the path has more than {MAX_RUN_DIR_BYTES} bytes")
+        self._check_backend()
         if self.api_key_file is not None:
             load_keys(self.api_key_file)
         try:
@@ -81,6 +87,34 @@ class Config:
         if is_loopback(self.http_host):
             return "open to anybody on this machine"
         return "as the application decides"  # the transceivers start with an ASGI application only
+
+    @property
+    def agent(self) -> str:
+        """Who speaks with the callers, for a person to read; no key can be in it."""
+        return f"Realtime backend at {_host_of(self.backend)}" if self.backend else self.app
+
+    def _check_backend(self) -> None:
+        if not self.backend:
+            if self.backend_key_file or self.backend_vad:
+                raise UserError("--backend-key-file and --backend-vad need --backend")
+            return
+        if self.app != DEFAULT_APP:
+            raise UserError("give APP or --backend, not both")
+        if not _host_of(self.backend):
+            raise UserError(
+                f'--backend: give ws://HOST/… or wss://HOST/…, such as "{BACKEND_HINT}"'
+            )
+        if "@" in urlsplit(self.backend).netloc:
+            raise UserError("--backend: processes show their arguments; use --backend-key-file")
+        if self.backend_key_file:
+            try:
+                key = Path(self.backend_key_file).read_text("ascii").strip()
+            except (OSError, ValueError):
+                raise UserError(
+                    f"--backend-key-file: {self.backend_key_file} cannot be read"
+                ) from None
+            if not key or any(not "!" <= char <= "~" for char in key):
+                raise UserError("--backend-key-file: the file must hold one key, in one line")
 
 
 def load_keys(path: Path) -> Keys:
@@ -123,6 +157,16 @@ def run_base() -> Path:
 def default_run_dir(port: int) -> Path:
     """The run directory of the instance on a port."""
     return run_base() / str(port)
+
+
+def _host_of(url: str) -> str:
+    """Host and port of a WebSocket URL; empty when it is none."""
+    try:
+        parts = urlsplit(url)
+        usable = parts.scheme in ("ws", "wss") and parts.hostname and parts.port != 0
+    except ValueError:
+        return ""
+    return parts.netloc.rpartition("@")[2] if usable else ""
 
 
 def _between(option: str, value: int, low: int, high: int) -> None:

@@ -162,6 +162,26 @@ def main() -> None:
     help="Microseconds a busy relay waits for more packets; a lone packet never waits.",
 )
 @click.option(
+    "--backend",
+    default="",
+    metavar="URL",
+    envvar="VOICERELAY_BACKEND",
+    help="Instead of APP: bridge each call to this server of the Realtime WebSocket protocol.",
+)
+@click.option(
+    "--backend-key-file",
+    default="",
+    metavar="FILE",
+    envvar="VOICERELAY_BACKEND_KEY_FILE",
+    help="Holds the backend's API key; clients never see it.",
+)
+@click.option(
+    "--backend-vad",
+    is_flag=True,
+    envvar="VOICERELAY_BACKEND_VAD",
+    help='Detect turns here, for a backend that does not. Needs the extra "vad".',
+)
+@click.option(
     "--run-dir",
     type=click.Path(path_type=Path, file_okay=False),
     envvar="VOICERELAY_RUN_DIR",
@@ -244,7 +264,7 @@ def banner(config: Config, hosts: list[str], steered: bool) -> str:
             + (" and press Call" if config.app == DEFAULT_APP else ""),
             f"  media   UDP port {config.port} on {', '.join(hosts)}",
             f"  plane   {'kernel steering' if steered else 'portable'}",
-            f"  agent   {config.app}",
+            f"  agent   {config.agent}",
             f"  calls   {config.callers}",
             f"  runs    {config.relays} relays, {config.transceivers} transceivers, 1 control",
             "  stop    Ctrl-C     look: voicerelay status",

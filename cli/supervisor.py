@@ -290,6 +290,9 @@ class Supervisor:
                     lifeline=lifeline,
                     parent=os.getpid(),
                     log_level=config.log_level,
+                    backend=config.backend,
+                    backend_key_file=config.backend_key_file,
+                    backend_vad=config.backend_vad,
                 )
             )
         )
@@ -299,7 +302,7 @@ class Supervisor:
         described = {
             "version": __version__,
             "pid": os.getpid(),
-            "app": config.app,
+            "app": config.agent,
             "port": config.port,
             "listen": self.hosts,
             "http": network.host_port(config.http_host, config.http_port),

@@ -6,7 +6,7 @@ import sys
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeGuard, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeGuard, TypeVar
 
 if TYPE_CHECKING:  # the command line and the supervisor do without numpy and libopus
     from voicerelay.transceiver.opus import Pcm
@@ -34,6 +34,18 @@ class Message(NamedTuple):
 
     channel: str
     data: str | bytes
+
+
+class ChannelHandler(Protocol):
+    """Takes what comes over the data channels of one label, at once and in order; must not block."""
+
+    def opened(self) -> None:
+        """The client has opened a channel; again for each."""
+
+    def received(self, data: str | bytes) -> None: ...
+
+    def closed(self) -> None:
+        """The call has ended."""
 
 
 class Speech(NamedTuple):
@@ -79,6 +91,7 @@ class Stats:
     rtt_ms: float | None
     jitter_ms: float | None
     frames_played: int
+    played_ms: int  # of what was given to `play`, really sent
     interrupted_ms: int  # dropped by `interrupt`
     messages_unread: int  # dropped, because the agent did not read
 
@@ -154,6 +167,14 @@ class Session(ABC):
         At most MAX_MESSAGE_BYTES, and what the client says it takes. Raises SessionClosed, and
         ValueError when there is no such open channel, it is congested, or `data` is too long.
         """
+
+    @abstractmethod
+    def handle_channel(self, label: str, handler: ChannelHandler) -> None:
+        """From now on messages of that label go to the handler, and not to `messages`."""
+
+    @abstractmethod
+    def channel_handler(self, label: str) -> ChannelHandler | None:
+        """Who handles the channels of that label."""
 
     @abstractmethod
     def stats(self) -> Stats:

@@ -56,7 +56,7 @@ class Calls:
         self.registry = registry
         self.block = block
         self.names = names
-        self._siblings = siblings
+        self.siblings = siblings
         self._counters = counters
         self._sessions_per_key = sessions_per_key
         self._watchers: set[asyncio.Task[None]] = set()
@@ -144,9 +144,9 @@ class Calls:
             return None
         ours = self.registry.sessions
         below = MAX_CAPACITY if self.registry.full else ours - FAIR_DIFFERENCE
-        for slot in self._siblings.with_room(self._counters, below):
+        for slot in self.siblings.with_room(self._counters, below):
             try:
-                passed = await self._siblings.pass_on(slot, request)
+                passed = await self.siblings.pass_on(slot, request)
             except SiblingGone:
                 continue
             if passed.status != 503:
@@ -178,7 +178,7 @@ class Calls:
         if slot is None or slot == self.registry.slot or request.app[INTERNAL]:
             return None
         try:
-            return await self._siblings.pass_on(slot, request)
+            return await self.siblings.pass_on(slot, request)
         except SiblingGone:
             return None
 

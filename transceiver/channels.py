@@ -2,7 +2,7 @@
 
 from typing import Protocol
 
-from voicerelay.transceiver.agent import Message
+from voicerelay.transceiver.agent import ChannelHandler, Message
 from voicerelay.transceiver.unread import Unread
 
 MAX_UNREAD_MESSAGES = 256
@@ -10,6 +10,7 @@ MAX_UNREAD_BYTES = 1 << 20
 MAX_MESSAGE_BYTES = 256 * 1024  # to send
 MAX_UNSENT_BYTES = 1 << 20  # waiting for a client that does not read, on one channel
 MAX_CHANNELS = 16  # open at a time
+MAX_TAPS = 4
 
 
 class DataChannel(Protocol):
@@ -42,6 +43,8 @@ class Channels:
 
     def __init__(self) -> None:
         self._channels: list[DataChannel] = []  # in the order they were opened
+        self._taps: list[DataChannel] = []
+        self._handlers: dict[str, ChannelHandler] = {}
         self.closed = False
         self.dialect: Dialect | None = None
         self.unread: Unread[Message] = Unread(MAX_UNREAD_MESSAGES, keep_oldest=True)
@@ -52,10 +55,15 @@ class Channels:
         if len(self._channels) >= MAX_CHANNELS:
             return False
         self._channels.append(channel)
+        self._tell_opened(channel.label)
         return True
 
     def received(self, label: str, data: str | bytes) -> None:
         """A message; dropped and counted when too much waits already."""
+        handler = self._handlers.get(label)
+        if handler is not None:
+            handler.received(data)
+            return
         if self.dialect is not None and self.dialect.received(label, data):
             return
         waiting = sum(_size(message.data) for message in self.unread.waiting())
@@ -65,22 +73,67 @@ class Channels:
             self.unread.put(Message(label, data))
 
     def send(self, data: str | bytes, label: str | None) -> None:
-        """Raises ValueError: no such channel, too long, congested, or neither str nor bytes."""
-        channel = self._named(label)
+        """To the channel, and to the taps of its label.
+
+        Raises ValueError: no such channel, too long, congested, or neither str nor bytes.
+        """
         size = _size(data)
         if size > MAX_MESSAGE_BYTES:
             raise ValueError(f"a message has at most {MAX_MESSAGE_BYTES} bytes, not {size}")
+        if self._send_to_taps(data, size, label) and not self._are_open(label):
+            return
+        channel = self._named(label)
         if channel.bufferedAmount + size > MAX_UNSENT_BYTES:
             raise ValueError(f"the client does not read data channel {channel.label!r}")
         channel.send(data)
 
+    def handle(self, label: str, handler: ChannelHandler) -> None:
+        """From now on messages of that label go to the handler and not to `unread`."""
+        self._handlers[label] = handler
+        if self._are_open(label) or any(tap.label == label for tap in self._taps):
+            handler.opened()
+
+    def handler(self, label: str) -> ChannelHandler | None:
+        return self._handlers.get(label)
+
+    def tap(self, channel: DataChannel) -> bool:
+        """Somebody beside the client reads what goes to a label; False: too many do."""
+        if self.closed or len(self._taps) >= MAX_TAPS:
+            return False
+        self._taps.append(channel)
+        self._tell_opened(channel.label)
+        return True
+
+    def untap(self, channel: DataChannel) -> None:
+        if channel in self._taps:
+            self._taps.remove(channel)
+
     def close(self) -> None:
         """The call has ended."""
-        if self.dialect is not None and not self.closed:
+        if self.closed:
+            return
+        if self.dialect is not None:
             self.dialect.leaving()
         self.closed = True
         self._channels.clear()  # each holds its connection
         self.unread.close()
+        for handler in self._handlers.values():
+            handler.closed()
+
+    def _tell_opened(self, label: str) -> None:
+        if label in self._handlers:
+            self._handlers[label].opened()
+
+    def _send_to_taps(self, data: str | bytes, size: int, label: str | None) -> bool:
+        """Whether there are any; one that does not read misses what it has no room for."""
+        taps = [tap for tap in self._taps if tap.label == label and tap.readyState == "open"]
+        for tap in taps:
+            if tap.bufferedAmount + size <= MAX_UNSENT_BYTES:
+                tap.send(data)
+        return bool(taps)
+
+    def _are_open(self, label: str | None) -> bool:
+        return any(label in (None, channel.label) for channel in self._open())
 
     def _open(self) -> list[DataChannel]:
         return [channel for channel in self._channels if channel.readyState == "open"]

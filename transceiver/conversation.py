@@ -7,6 +7,7 @@ from voicerelay.transceiver.agent import (
     DEFAULT_LISTEN_RATE,
     DEFAULT_PLAY_RATE,
     AudioPacket,
+    ChannelHandler,
     Message,
     Request,
     Session,
@@ -14,7 +15,7 @@ from voicerelay.transceiver.agent import (
     Speech,
     Stats,
 )
-from voicerelay.transceiver.channels import Channels, Dialect
+from voicerelay.transceiver.channels import Channels, DataChannel, Dialect
 from voicerelay.transceiver.hearing import Hearing
 from voicerelay.transceiver.opus import FRAME_S, Pcm
 from voicerelay.transceiver.pacer import Pacer
@@ -87,6 +88,19 @@ class Conversation(Session):
             raise SessionClosed("the call has ended")
         self._channels.send(data, channel)
 
+    def handle_channel(self, label: str, handler: ChannelHandler) -> None:
+        self._channels.handle(label, handler)
+
+    def channel_handler(self, label: str) -> ChannelHandler | None:
+        return self._channels.handler(label)
+
+    def tap(self, channel: DataChannel) -> bool:
+        """Somebody beside the client joins a data channel; False when too many have."""
+        return self._channels.tap(channel)
+
+    def untap(self, channel: DataChannel) -> None:
+        self._channels.untap(channel)
+
     def send(self, packet: AudioPacket) -> None:
         if self.sending and self._voice is not None:
             self.send_protected(self._voice.packetize(packet, time.monotonic()), rtcp=False)
@@ -111,6 +125,7 @@ class Conversation(Session):
             rtt_ms=round(voice.rtt_s * 1000, 1) if voice and voice.rtt_s is not None else None,
             jitter_ms=round(inbound.jitter * 1000 / CLOCK_RATE_HZ, 1) if inbound else None,
             frames_played=outbound.frames,
+            played_ms=outbound.total_played_ms,
             interrupted_ms=outbound.interrupted_ms,
             messages_unread=self._channels.unread.dropped,
         )

@@ -155,6 +155,8 @@ class Dtls(RTCDtlsTransport):
         try:
             if receiver is not None:
                 await receiver._handle_data(data)
+        except ConnectionError:
+            pass  # the peer has said goodbye behind this data, so it cannot be acknowledged
         except Exception:  # what a peer's SCTP breaks in aiortc ends that call, and no other
             log.exception("SCTP of a peer")
             self._set_state(State.CLOSED)

@@ -59,6 +59,7 @@ class Outbound:
         "_changed",
         "_dry_since",
         "_dtx",
+        "_earlier_ms",
         "_encoder",
         "_fed",
         "_fresh",
@@ -80,6 +81,7 @@ class Outbound:
         self._load = self._loss_percent = 0  # as the encoder knows them
         self._loss = LossMemory()
         self._played = 0  # samples of this utterance, at the buffer's rate
+        self._earlier_ms = 0  # sent of the utterances before it
         self._fresh = True  # the next write begins an utterance
         self._fed = False  # written to since the last frame
         self._refused = False
@@ -123,7 +125,7 @@ class Outbound:
             self.interrupted_ms += buffer.waiting * 1000 // buffer.rate
             buffer.clear()
         self.interrupts += 1
-        self._played = 0
+        self._settle()
         self._fresh = True
         self._fed = self._refused = False
         self._changed()
@@ -143,6 +145,11 @@ class Outbound:
     def played_ms(self) -> int:
         """Of the latest utterance, sent so far; padding does not count."""
         return self._played * 1000 // self._buffer.rate if self._buffer is not None else 0
+
+    @property
+    def total_played_ms(self) -> int:
+        """Of all utterances, sent so far; padding does not count."""
+        return self._earlier_ms + self.played_ms
 
     # ---- for the pacer and the session ---------------------------------------------------------
 
@@ -190,13 +197,13 @@ class Outbound:
         if self._dry_since is None:  # interrupted, and not asked for a frame since
             self._dry_since = now
         elif now - self._dry_since >= ENCODER_IDLE_S:
+            self._settle()
             self._encoder = self._buffer = None
             self._fresh = True
-            self._played = 0
 
     def _begin(self, rate: int) -> None:
         self._fresh = False
-        self._played = 0
+        self._settle()
         wanted = next((r for r in opus.RATES if r >= rate), opus.RATES[-1])
         if self._buffer is not None and self._buffer.rate == wanted:
             return
@@ -204,6 +211,11 @@ class Outbound:
         self._encoder = opus.Encoder(wanted, complexity=COMPLEXITY_STEPS[self._load])
         self._encoder.set_dtx(self._dtx)
         self._loss_percent = 0
+
+    def _settle(self) -> None:
+        """The utterance is over."""
+        self._earlier_ms += self.played_ms
+        self._played = 0
 
     def _dry(self, now: float) -> None:
         if self._dry_since is None:

@@ -20,6 +20,7 @@ from voicerelay.transceiver.access import Access, objection
 from voicerelay.transceiver.affinity import pin
 from voicerelay.transceiver.agent import App, AppError, AsgiApp, Session, load_app
 from voicerelay.transceiver.asgi import Neighbourhood, OwnerFirst
+from voicerelay.transceiver.backend import Backend, backend_app
 from voicerelay.transceiver.directory import Directory
 from voicerelay.transceiver.front import Front, FrontError, SignallingFront, require_asgi
 from voicerelay.transceiver.iceservers import IceServersError, read_ice_servers
@@ -124,7 +125,7 @@ class TransceiverProcess:
             return AsgiServer(OwnerFirst(self._app, around), settings)
         info = {
             "version": __version__,
-            "agent": settings.app,
+            "agent": "Realtime backend" if settings.backend else settings.app,
             "candidates": [f"{host}:{port}" for host, port in settings.candidates],
         }
         try:
@@ -192,8 +193,13 @@ def main(settings: TransceiverSettings) -> None:
     lifeline = Lifeline(settings.lifeline)
 
     async def run() -> None:
+        app: App | AsgiApp
+        backend: Backend | None = None
         try:
-            app = load_app(settings.app)
+            if settings.backend:
+                app, backend = backend_app(settings)
+            else:
+                app = load_app(settings.app)
             if not isinstance(app, App):
                 require_asgi()
             refusal = objection(settings, asgi=not isinstance(app, App))
@@ -207,5 +213,7 @@ def main(settings: TransceiverSettings) -> None:
         gc.freeze()  # what was imported lives for ever; collections need not look at it
         gc.set_threshold(*GC_THRESHOLDS)
         await TransceiverProcess(settings, app, lifeline).run()
+        if backend is not None:
+            await backend.close()
 
     uvloop.run(run())

@@ -21,7 +21,8 @@ class AccessSettings:
 class TransceiverSettings:
     """What the supervisor gives.
 
-    `candidates`: host and port of each listen address. `pin`: stay on one core.
+    `candidates`: host and port of each listen address. `pin`: stay on one core. `backend`: URL of a
+    Realtime server that takes the place of `app`; its key is in a file, as arguments can be seen.
     """
 
     run_dir: str
@@ -37,6 +38,9 @@ class TransceiverSettings:
     lifeline: int = -1
     parent: int = 0
     log_level: str = "info"
+    backend: str = ""
+    backend_key_file: str = ""
+    backend_vad: bool = False
 
     @classmethod
     def from_json(cls, text: str) -> "TransceiverSettings":

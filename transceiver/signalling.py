@@ -14,6 +14,7 @@ from voicerelay.transceiver.iceservers import IceServer
 from voicerelay.transceiver.names import Names
 from voicerelay.transceiver.pipecat import Pipecat
 from voicerelay.transceiver.problem import problems
+from voicerelay.transceiver.realtime import Realtime, openai_errors
 from voicerelay.transceiver.registry import Registry
 from voicerelay.transceiver.session import LiveSession
 from voicerelay.transceiver.siblings import Siblings
@@ -42,9 +43,12 @@ class Signalling:
     ) -> None:
         self.access = access
         self._calls = Calls(registry, siblings, counters, block, names, access.sessions_per_key)
+        realtime = Realtime(self._calls)
+        access.readers.append(realtime.caller_of)
         self._contracts: list[Contract] = [
             Whip(self._calls, "/whip", servers),
             Whip(self._calls, "/whep", servers, listen_only=True),
+            realtime,
             Pipecat(self._calls, servers),
             FastRtc(self._calls),
         ]
@@ -55,7 +59,7 @@ class Signalling:
         """`internal`: for siblings; it never passes a request on again."""
         access = self.access
         doors = [problems, access.inner_door] if internal else [access.cors, problems, access.door]
-        app = web.Application(middlewares=doors, client_max_size=MAX_BODY_BYTES)
+        app = web.Application(middlewares=[openai_errors, *doors], client_max_size=MAX_BODY_BYTES)
         app[INTERNAL] = internal
         app.add_routes(
             [

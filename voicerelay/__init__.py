@@ -6,6 +6,7 @@ from voicerelay.transceiver.agent import (
     App,
     AppError,
     AudioPacket,
+    ChannelHandler,
     Message,
     Request,
     Session,
@@ -13,13 +14,16 @@ from voicerelay.transceiver.agent import (
     Speech,
     Stats,
 )
+from voicerelay.transceiver.realtime_session import RealtimeSession
 
 __all__ = [
     "Agent",
     "App",
     "AppError",
     "AudioPacket",
+    "ChannelHandler",
     "Message",
+    "RealtimeSession",
     "Request",
     "Session",
     "SessionClosed",

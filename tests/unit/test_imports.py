@@ -54,7 +54,7 @@ def test_contracts_bite(tmp_path: Path, module: str, line: str) -> None:
         (package / room / "__init__.py").touch()
     for name in ("__main__.py", "echo.py", "shm/layout.py", "transceiver/voice.py"):
         (package / name).touch()
-    public = ("agent", "affinity")
+    public = ("agent", "affinity", "realtime_session")
     for name in public:
         (package / "transceiver" / f"{name}.py").touch()
     imports = "\n".join(f"import voicerelay.transceiver.{name}" for name in public)

@@ -177,3 +177,41 @@ def test_an_origin_is_checked() -> None:
     assert parse_origins(["https://A.org", "*"]) == ("https://a.org", "*")
     with pytest.raises(UserError, match="--cors-origin"):
         parse_origins(["a.org"])
+
+
+# ---- a backend -----------------------------------------------------------------------------------
+
+BACKEND = "wss://brain.example/v1/realtime"
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"backend": BACKEND, "app": "mine:app"}, "APP or --backend"),
+        ({"backend": "https://brain.example"}, "--backend"),
+        ({"backend": "wss:///x"}, "--backend"),
+        ({"backend": "ws://host:99999/"}, "--backend"),
+        ({"backend": "ws://[::1/"}, "--backend"),
+        ({"backend": "wss://key@brain.example/"}, "--backend-key-file"),
+        ({"backend_vad": True}, "need --backend"),
+        ({"backend_key_file": "/dev/null"}, "need --backend"),
+        ({"backend": BACKEND, "backend_key_file": "/no/such/file"}, "--backend-key-file"),
+        ({"backend": BACKEND, "backend_key_file": "/dev/null"}, "one key"),
+    ],
+    ids=range(10),
+)
+def test_a_backend_that_cannot_be_meant_is_refused(given: dict[str, Any], said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        replace(GOOD, **given)
+
+
+def test_a_key_file_holds_one_key(tmp_path: Path) -> None:
+    file = tmp_path / "key"
+    for text in ("two keys", "a\nb", "\x00", "ü"):
+        file.write_text(text)
+        with pytest.raises(UserError, match="--backend-key-file"):
+            replace(GOOD, backend=BACKEND, backend_key_file=str(file))
+    file.write_text("sk-x\n")
+    assert replace(GOOD, backend=BACKEND, backend_key_file=str(file)).agent.endswith(
+        "brain.example"
+    )

@@ -117,6 +117,23 @@ def test_every_option_has_its_variable(seen: list[Config], tmp_path: Path) -> No
     assert seen == [replace(BY_VARIABLES, api_key_file=keys, ice_servers=servers)]
 
 
+def test_a_backend_takes_the_place_of_an_app(seen: list[Config], tmp_path: Path) -> None:
+    (tmp_path / "key").write_text("sk-x\n")
+    variables = {
+        "VOICERELAY_BACKEND": "wss://brain.example/v1/realtime?model=m",
+        "VOICERELAY_BACKEND_KEY_FILE": str(tmp_path / "key"),
+        "VOICERELAY_BACKEND_VAD": "1",
+    }
+
+    CliRunner().invoke(main, ["start"], env=variables)
+
+    (config,) = seen
+    assert config.backend == variables["VOICERELAY_BACKEND"]
+    assert config.backend_key_file == variables["VOICERELAY_BACKEND_KEY_FILE"]
+    assert config.backend_vad
+    assert "Realtime backend at brain.example\n" in banner(config, ["192.0.2.1"], steered=False)
+
+
 def test_an_option_is_stronger_than_its_variable(seen: list[Config]) -> None:
     CliRunner().invoke(main, ["start", "other:app", "--port", "5000"], env=VARIABLES)
 

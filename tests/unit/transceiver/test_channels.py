@@ -8,6 +8,7 @@ from voicerelay.transceiver.agent import Message
 from voicerelay.transceiver.channels import (
     MAX_CHANNELS,
     MAX_MESSAGE_BYTES,
+    MAX_TAPS,
     MAX_UNREAD_BYTES,
     MAX_UNREAD_MESSAGES,
     MAX_UNSENT_BYTES,
@@ -172,3 +173,76 @@ def test_a_contract_hears_first_and_speaks_last() -> None:
     assert read(channels) == [Message("data", "ping")]
     channels.close()
     assert deaf.left == 1
+
+
+# ---- handlers and taps ---------------------------------------------------------------------------
+
+
+class Handler:
+    """Notes what it is told."""
+
+    def __init__(self) -> None:
+        self.told: list[str | bytes] = []
+
+    def opened(self) -> None:
+        self.told.append("opened")
+
+    def received(self, data: str | bytes) -> None:
+        self.told.append(data)
+
+    def closed(self) -> None:
+        self.told.append("closed")
+
+
+def test_a_handler_takes_the_messages_of_its_label_and_no_others() -> None:
+    channels, _ = opened("chat")
+    handler = Handler()
+    channels.handle("events", handler)
+    assert channels.handler("events") is handler
+
+    channels.opened(FakeChannel("events"))
+    channels.received("events", "one")
+    channels.received("chat", "two")
+
+    assert read(channels) == [Message("chat", "two")]
+    assert handler.told == ["opened", "one", "closed"]
+
+
+def test_a_handler_that_comes_late_hears_that_the_channel_is_open() -> None:
+    channels, _ = opened("events")
+    handler = Handler()
+
+    channels.handle("events", handler)
+
+    assert handler.told == ["opened"]
+
+
+def test_a_tap_gets_what_goes_to_its_label_and_stands_in_for_the_client() -> None:
+    channels, tap = Channels(), FakeChannel("events")
+    assert channels.tap(tap)
+
+    channels.send("before the client", "events")
+    client = FakeChannel("events")
+    channels.opened(client)
+    channels.send("to both", "events")
+    with pytest.raises(ValueError, match="no open"):
+        channels.send("to another", "chat")
+    channels.untap(tap)
+    channels.send("to the client", "events")
+
+    assert tap.sent == ["before the client", "to both"]
+    assert client.sent == ["to both", "to the client"]
+
+
+def test_taps_are_bounded_and_one_that_does_not_read_harms_nobody() -> None:
+    channels, (client,) = opened("events")
+    taps = [FakeChannel("events") for _ in range(MAX_TAPS)]
+    assert all(channels.tap(tap) for tap in taps)
+    assert not channels.tap(FakeChannel("events"))
+    taps[0].bufferedAmount = MAX_UNSENT_BYTES
+
+    channels.send("x", "events")
+
+    assert [len(tap.sent) for tap in (client, *taps)] == [1, 0] + [1] * (MAX_TAPS - 1)
+    channels.close()
+    assert not channels.tap(FakeChannel("events"))

@@ -93,6 +93,23 @@ def test_what_is_written_is_heard(rate: int, chunk_s: float) -> None:
     assert likeness(chirp(HEARD_RATE), heard(payloads)) > 0.95
 
 
+def test_what_was_sent_adds_up_over_utterances_interruptions_and_rates() -> None:
+    mouth = Mouth()
+    total = 0
+    for rate in (16_000, 24_000, 24_000):
+        mouth.write(chirp(rate, 0.5), rate)
+        for _ in range(10):
+            mouth.frame()
+        total += mouth.out.interrupt()
+    mouth.write(chirp(24_000, 0.1), 24_000)
+    mouth.say_all()
+
+    assert mouth.out.total_played_ms == total + 100 == 700
+    mouth.now += ENCODER_IDLE_S
+    mouth.out.sweep(mouth.now)
+    assert mouth.out.total_played_ms == 700
+
+
 def test_a_change_of_rate_within_an_utterance_is_heard_as_one() -> None:
     mouth, size = Mouth(), HEARD_RATE * 4 // 10
     first, second = chirp(24_000)[: 24_000 * 4 // 10], chirp(44_100)[44_100 * 4 // 10 :]
