@@ -155,11 +155,14 @@ class Dtls(RTCDtlsTransport):
         try:
             if receiver is not None:
                 await receiver._handle_data(data)
-        except ConnectionError:
-            pass  # the peer has said goodbye behind this data, so it cannot be acknowledged
         except Exception:  # what a peer's SCTP breaks in aiortc ends that call, and no other
             log.exception("SCTP of a peer")
             self._set_state(State.CLOSED)
+
+    async def _send_data(self, data: bytes) -> None:
+        """Stock raises when the peer has gone, and mostly in a task of SCTP's that nobody awaits."""
+        if self._state is State.CONNECTED:
+            await super()._send_data(data)
 
     async def _write_ssl(self) -> None:
         self._flush()

@@ -246,6 +246,23 @@ def test_data_arrives_in_order_and_forged_records_are_dropped() -> None:
     run(test)
 
 
+def test_data_for_a_peer_that_has_gone_is_not_sent_and_no_error() -> None:
+    async def test() -> None:
+        pair = Pair()
+        pair.begin()
+        pair.carry()
+        await pair.client.stop()
+        pair.carry()
+        assert pair.server.state == "closed"
+
+        await pair.server._send_data(b"an acknowledgement")
+
+        assert not pair.under_way
+        await pair.stop()
+
+    run(test)
+
+
 def test_an_sctp_that_breaks_ends_the_call(caplog: pytest.LogCaptureFixture) -> None:
     async def test() -> None:
         pair = Pair()
