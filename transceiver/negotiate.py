@@ -88,7 +88,7 @@ def negotiate(
     answer.msid_semantic = [sdp.GroupDescription("WMS", ["*"])]
     for section in offer.media:
         if section is audio:
-            ours = _audio(audio, opus, direction, ssrc)
+            ours = _audio(audio, opus, direction, sdp.SsrcDescription(ssrc, cname=f"{origin[0]:x}"))
         elif section is data:
             ours = _data(data)
         else:
@@ -133,7 +133,10 @@ def _is_data(section: sdp.MediaDescription, bundle: list[int | str]) -> bool:
 
 
 def _audio(
-    offered: sdp.MediaDescription, opus: RTCRtpCodecParameters, direction: str, ssrc: int
+    offered: sdp.MediaDescription,
+    opus: RTCRtpCodecParameters,
+    direction: str,
+    stream: sdp.SsrcDescription,
 ) -> sdp.MediaDescription:
     ours = sdp.MediaDescription("audio", 0, offered.profile, [opus.payloadType])
     ours.direction = direction
@@ -153,7 +156,7 @@ def _audio(
         rtcp=RTCRtcpParameters(),
     )
     ours.rtcp_host, ours.rtcp_port, ours.rtcp_mux = _DISCARD_HOST, _DISCARD_PORT, True
-    ours.ssrc = [sdp.SsrcDescription(ssrc, cname=secrets.token_urlsafe(12))]
+    ours.ssrc = [stream]
     return ours
 
 
