@@ -1,6 +1,6 @@
 // The relay's loop in C: reads the public sockets, decides as relay/route.py does, and sends one frame to
-// each transceiver. For a packet on its own, what counts is how little memory is touched between its
-// arrival and its departure; an interpreter touches ten times as much (docs/decisions.md).
+// each transceiver. At everyday load a packet costs less for its work than for what the wake-up finds cold,
+// and an interpreter has much more of that (docs/decisions.md).
 //
 // One thread calls fastpath_run, which returns when it is told to stop. It allocates nothing per packet,
 // never blocks on a transceiver, and writes nothing but its process's own counters: the tables are read

@@ -36,7 +36,7 @@ from voicerelay.transceiver.stock import StockHost
 
 HEARTBEAT_S = 0.1
 # Of the garbage collector: young objects often, all of them when no call can suffer. A full collection
-# stops every voice for as long as it takes to look at a thousand calls, about 0.1 s.
+# stops every voice for as long as it takes to look at all of them, 0.1 s and more for hundreds of calls.
 GC_THRESHOLDS = 10_000, 20, 1_000
 FULL_COLLECTION_S = 60.0  # at most so often
 
