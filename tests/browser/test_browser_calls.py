@@ -229,6 +229,7 @@ async def wait_for_sessions(running: Server, count: int) -> None:
         await asyncio.sleep(0.2)
 
 
+@pytest.mark.alone
 @pytest.mark.timeout(240)
 @pytest.mark.parametrize("steering", ["off", "on"])
 def test_call_returns_the_tone_as_long_as_it_lasts(voice: Path, steering: str) -> None:
@@ -259,6 +260,7 @@ def test_call_returns_the_tone_as_long_as_it_lasts(voice: Path, steering: str) -
     assert "Traceback" not in running.output
 
 
+@pytest.mark.alone
 def test_tones_arrive_in_order_and_on_time(echo: Server, tmp_path: Path) -> None:
     wav = tones.write_wav(tmp_path / "steps.wav")
 
@@ -356,6 +358,7 @@ def test_blocked_udp_names_the_address_that_was_tried(
         asyncio.run(scenario(running))
 
 
+@pytest.mark.alone
 def test_ice_restart_during_a_call_is_not_heard(
     echo: Server, opened: Callable[[], AbstractAsyncContextManager[Browser]]
 ) -> None:
@@ -382,6 +385,7 @@ def test_ice_restart_during_a_call_is_not_heard(
     asyncio.run(scenario())
 
 
+@pytest.mark.alone
 def test_trickled_mdns_candidate_is_accepted_and_ignored(
     echo: Server, opened: Callable[[], AbstractAsyncContextManager[Browser]]
 ) -> None:
@@ -396,6 +400,7 @@ def test_trickled_mdns_candidate_is_accepted_and_ignored(
     asyncio.run(scenario())
 
 
+@pytest.mark.alone
 def test_an_agent_hears_says_and_writes_back(voice: Path) -> None:
     async def scenario(running: Server) -> None:
         async with chromium(voice=voice) as browser:
