@@ -1,6 +1,6 @@
 """DTLS of one call, driven by its datagrams and one timer: aiortc's checks and keys without its tasks.
 
-With seam.py the only file that touches private names of aiortc.
+With seam.py and stock_seam.py it touches private names of aiortc; no other file does.
 """
 
 import asyncio
