@@ -11,10 +11,10 @@ from voicerelay.cli.errors import UserError
 from voicerelay.relay.pace import DEFAULT_COALESCE_S, MAX_COALESCE_S
 from voicerelay.shm.counters import MAX_RELAYS, MAX_TRANSCEIVERS
 from voicerelay.shm.region import DEFAULT_CAPACITY, MAX_CAPACITY, MIN_CAPACITY
-from voicerelay.transceiver.cors import is_loopback, parse_origin
-from voicerelay.transceiver.iceservers import IceServersError, read_ice_servers
-from voicerelay.transceiver.keyfile import read_keys
-from voicerelay.transceiver.keys import MAX_CAP, KeyFileError, Keys
+from voicerelay.transceiver.signalling.cors import is_loopback, parse_origin
+from voicerelay.transceiver.signalling.iceservers import IceServersError, read_ice_servers
+from voicerelay.transceiver.signalling.keyfile import read_keys
+from voicerelay.transceiver.signalling.keys import MAX_CAP, KeyFileError, Keys
 
 DEFAULT_APP = "voicerelay.echo:app"
 DEFAULT_PORT = 3478

@@ -8,7 +8,7 @@ import click
 
 from voicerelay.cli.config import load_keys
 from voicerelay.cli.errors import UserError
-from voicerelay.transceiver.keys import TokenError
+from voicerelay.transceiver.signalling.keys import TokenError
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 _TTL = re.compile(r"([0-9]{1,9})([smhd]?)")

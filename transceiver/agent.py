@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeGuard, TypeVar
 
 if TYPE_CHECKING:  # the command line and the supervisor do without numpy and libopus
-    from voicerelay.transceiver.opus import Pcm
-    from voicerelay.transceiver.pcm import PcmLike
+    from voicerelay.transceiver.voice.opus import Pcm
+    from voicerelay.transceiver.voice.pcm import PcmLike
 
 DEFAULT_LISTEN_RATE = 16_000  # Hz, what most recognizers take
 DEFAULT_PLAY_RATE = 24_000  # Hz, what most synthesizers give

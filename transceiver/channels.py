@@ -3,7 +3,7 @@
 from typing import Protocol
 
 from voicerelay.transceiver.agent import ChannelHandler, Message
-from voicerelay.transceiver.unread import Unread
+from voicerelay.transceiver.voice.unread import Unread
 
 MAX_UNREAD_MESSAGES = 256
 MAX_UNREAD_BYTES = 1 << 20

@@ -16,13 +16,13 @@ from voicerelay.transceiver.agent import (
     Stats,
 )
 from voicerelay.transceiver.channels import Channels, DataChannel, Dialect
-from voicerelay.transceiver.hearing import Hearing
-from voicerelay.transceiver.opus import FRAME_S, Pcm
-from voicerelay.transceiver.pacer import Pacer
-from voicerelay.transceiver.pcm import PcmLike
-from voicerelay.transceiver.speaking import Speaking
-from voicerelay.transceiver.unread import Unread
-from voicerelay.transceiver.voice import CLOCK_RATE_HZ, VoicePath
+from voicerelay.transceiver.voice.hearing import Hearing
+from voicerelay.transceiver.voice.opus import FRAME_S, Pcm
+from voicerelay.transceiver.voice.pacer import Pacer
+from voicerelay.transceiver.voice.path import CLOCK_RATE_HZ, VoicePath
+from voicerelay.transceiver.voice.pcm import PcmLike
+from voicerelay.transceiver.voice.speaking import Speaking
+from voicerelay.transceiver.voice.unread import Unread
 
 FRAME_MS = round(FRAME_S * 1000)
 

@@ -16,23 +16,23 @@ from voicerelay.shm.counters import Block, TransceiverCounter
 from voicerelay.shm.lifeline import Lifeline, die_with_parent
 from voicerelay.shm.region import Region, RegionMismatch
 from voicerelay.transceiver import seam, stock_seam
-from voicerelay.transceiver.access import Access, objection
 from voicerelay.transceiver.affinity import pin
 from voicerelay.transceiver.agent import App, AppError, AsgiApp, Session, load_app
-from voicerelay.transceiver.asgi import Neighbourhood, OwnerFirst
-from voicerelay.transceiver.backend import Backend, backend_app
 from voicerelay.transceiver.directory import Directory
-from voicerelay.transceiver.front import Front, FrontError, SignallingFront, require_asgi
-from voicerelay.transceiver.iceservers import IceServersError, read_ice_servers
-from voicerelay.transceiver.keys import KeyFileError
 from voicerelay.transceiver.mux import Mux
-from voicerelay.transceiver.names import Names
-from voicerelay.transceiver.pacer import Pacer
+from voicerelay.transceiver.realtime.backend import Backend, backend_app
 from voicerelay.transceiver.registry import Registry
 from voicerelay.transceiver.settings import TransceiverSettings
-from voicerelay.transceiver.siblings import Siblings
-from voicerelay.transceiver.signalling import Signalling
+from voicerelay.transceiver.signalling.access import Access, objection
+from voicerelay.transceiver.signalling.app import Signalling
+from voicerelay.transceiver.signalling.asgi import Neighbourhood, OwnerFirst
+from voicerelay.transceiver.signalling.front import Front, FrontError, SignallingFront, require_asgi
+from voicerelay.transceiver.signalling.iceservers import IceServersError, read_ice_servers
+from voicerelay.transceiver.signalling.keys import KeyFileError
+from voicerelay.transceiver.signalling.names import Names
+from voicerelay.transceiver.signalling.siblings import Siblings
 from voicerelay.transceiver.stock import StockHost
+from voicerelay.transceiver.voice.pacer import Pacer
 
 HEARTBEAT_S = 0.1
 # Of the garbage collector: young objects often, all of them when no call can suffer. A full collection
@@ -120,7 +120,7 @@ class TransceiverProcess:
             routes = region.route_reader()
             around = Neighbourhood(settings.slot, registry, siblings, counters, routes)
             # uvicorn is there only for those who have such an app.
-            from voicerelay.transceiver.asgi_server import AsgiServer  # noqa: PLC0415
+            from voicerelay.transceiver.signalling.asgi_server import AsgiServer  # noqa: PLC0415
 
             return AsgiServer(OwnerFirst(self._app, around), settings)
         info = {

@@ -16,9 +16,9 @@ from voicerelay.transceiver.agent import Agent, Request
 from voicerelay.transceiver.directory import CONTROL_GONE, Directory, DirectoryError
 from voicerelay.transceiver.ice import Credentials
 from voicerelay.transceiver.mux import Mux
-from voicerelay.transceiver.offer import Offer
-from voicerelay.transceiver.pacer import Pacer
 from voicerelay.transceiver.session import LiveSession
+from voicerelay.transceiver.signalling.offer import Offer
+from voicerelay.transceiver.voice.pacer import Pacer
 
 SWEEP_S = 1.0
 CLOSE_ALL_S = 1.0

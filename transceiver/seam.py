@@ -13,8 +13,8 @@ from voicerelay.transceiver.channels import DataChannel
 from voicerelay.transceiver.dtls import Certificate, Dtls
 from voicerelay.transceiver.lite import Link
 from voicerelay.transceiver.negotiate import Agreement, Local, NotAcceptable, negotiate
-from voicerelay.transceiver.offer import Offer, check_offer
-from voicerelay.transceiver.srtp import Keyed
+from voicerelay.transceiver.signalling.offer import Offer, check_offer
+from voicerelay.transceiver.voice.srtp import Keyed
 
 
 class SeamBroken(Exception):

@@ -10,7 +10,7 @@ from enum import Enum
 from typing import Any
 
 from voicerelay.shm.counters import TransceiverCounter
-from voicerelay.transceiver import guard, rtp
+from voicerelay.transceiver import guard
 from voicerelay.transceiver.agent import Agent, Request, SessionClosed
 from voicerelay.transceiver.channels import DataChannel
 from voicerelay.transceiver.conversation import Conversation
@@ -18,11 +18,12 @@ from voicerelay.transceiver.directory import Directory
 from voicerelay.transceiver.ice import Credentials
 from voicerelay.transceiver.mux import Mux
 from voicerelay.transceiver.negotiate import NotAcceptable
-from voicerelay.transceiver.offer import Offer
-from voicerelay.transceiver.pacer import Pacer
 from voicerelay.transceiver.reach import Reach
 from voicerelay.transceiver.seam import Peer, answer
-from voicerelay.transceiver.voice import REPORT_INTERVAL_S, VoicePath
+from voicerelay.transceiver.signalling.offer import Offer
+from voicerelay.transceiver.voice import rtp
+from voicerelay.transceiver.voice.pacer import Pacer
+from voicerelay.transceiver.voice.path import REPORT_INTERVAL_S, VoicePath
 
 SETUP_TIMEOUT_S = 30.0  # from the answer to media
 HANDSHAKE_GRACE_S = 0.5  # a session that is ended in its handshake waits so long for its end

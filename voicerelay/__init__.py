@@ -14,7 +14,7 @@ from voicerelay.transceiver.agent import (
     Speech,
     Stats,
 )
-from voicerelay.transceiver.realtime_session import RealtimeSession
+from voicerelay.transceiver.realtime.session import RealtimeSession
 
 __all__ = [
     "Agent",

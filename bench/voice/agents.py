@@ -12,8 +12,8 @@ import numpy as np
 
 from bench.voice.said import RATE, looped
 from voicerelay import App, Session, SessionClosed
-from voicerelay.transceiver import opus, outbound
-from voicerelay.transceiver.pacer import Pacer
+from voicerelay.transceiver.voice import opus, outbound
+from voicerelay.transceiver.voice.pacer import Pacer
 
 CHUNK_S = 0.1  # as speech synthesizers give
 FIGURES_S = 0.5

@@ -10,7 +10,7 @@ import aiohttp
 
 from tests.support.lean import MAX_DATAGRAM_BYTES, Caller, LeanCall, LeanCallFailed
 from voicerelay.shm import stun
-from voicerelay.transceiver import rtp
+from voicerelay.transceiver.voice import rtp
 
 PASSWORD = b"i0xTq3rFyvV0ZEaV1V9YJ1cP"  # of lean.py's offer
 TICKS = 960

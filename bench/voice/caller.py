@@ -29,7 +29,7 @@ from bench.voice.said import PACKET_S, RATE, likeness_to, payloads
 from bench.voice.watch import Watched
 from tests.support.impair import Impairment, impair
 from tests.support.lean import Caller
-from voicerelay.transceiver import opus, rtp
+from voicerelay.transceiver.voice import opus, rtp
 
 CHECK_S = 2.5  # as browsers do (RFC 7675)
 REPORT_S = 1.0

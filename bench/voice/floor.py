@@ -25,7 +25,7 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 sys.path[0] = str(ROOT)
 
 from bench.voice.said import RATE, looped, payloads
-from voicerelay.transceiver import opus, rtp
+from voicerelay.transceiver.voice import opus, rtp
 
 LOSS_PERCENT = 5
 SRTP_BUFFER_BYTES = 1600

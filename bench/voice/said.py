@@ -5,7 +5,7 @@ from functools import cache
 import numpy as np
 
 from tests.support import voices
-from voicerelay.transceiver.opus import FRAME_S, Pcm
+from voicerelay.transceiver.voice.opus import FRAME_S, Pcm
 
 PACKET_S = FRAME_S
 SIGNAL_S = 12.0  # then it begins again

@@ -14,7 +14,7 @@ from tests.support import npm, tones
 from tests.support.browsers import CHROMIUM, FIREFOX, Browser, chromium, firefox
 from tests.support.server import Server, server
 from tests.support.talker import HUM_HZ
-from voicerelay.transceiver.keys import Keys
+from voicerelay.transceiver.signalling.keys import Keys
 
 pytestmark = [
     pytest.mark.browser,

@@ -9,7 +9,7 @@ import numpy as np
 
 from tests.support.pcm_echo import RATE, echo
 from voicerelay import App, Session
-from voicerelay.transceiver.opus import Pcm
+from voicerelay.transceiver.voice.opus import Pcm
 
 CHIRP_S = 2.0
 

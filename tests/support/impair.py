@@ -4,7 +4,7 @@ import random
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from voicerelay.transceiver.rtp import RtpPacket
+from voicerelay.transceiver.voice.rtp import RtpPacket
 
 Timed = tuple[float, RtpPacket]  # seconds
 REORDER_S = 0.03  # behind the next packet of a voice

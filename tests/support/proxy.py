@@ -18,7 +18,7 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 
 from tests.support.impair import Fates, Impairment
-from voicerelay.transceiver.rtp import is_rtcp
+from voicerelay.transceiver.voice.rtp import is_rtcp
 
 Address = tuple[str, int]
 CLEAN = Impairment(delay_s=0.0)

@@ -11,7 +11,7 @@ import numpy as np
 from aiortc import RTCDataChannel
 
 from tests.support.client import Call
-from voicerelay.transceiver.opus import Decoder, Pcm
+from voicerelay.transceiver.voice.opus import Decoder, Pcm
 
 PATIENCE_S = 20.0
 

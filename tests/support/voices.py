@@ -5,9 +5,9 @@ from functools import cache
 import numpy as np
 
 from tests.support.impair import Timed
-from voicerelay.transceiver.inbound import CLOCK_RATE_HZ, Inbound
-from voicerelay.transceiver.opus import FRAME_S, Decoder, Encoder, Pcm
-from voicerelay.transceiver.rtp import RtpPacket
+from voicerelay.transceiver.voice.inbound import CLOCK_RATE_HZ, Inbound
+from voicerelay.transceiver.voice.opus import FRAME_S, Decoder, Encoder, Pcm
+from voicerelay.transceiver.voice.rtp import RtpPacket
 
 SSRC, OPUS = 0x0B0B0B0B, 111
 RATE = 16_000  # of the numbered packets

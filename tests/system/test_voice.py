@@ -20,7 +20,7 @@ from tests.support.proxy import proxy
 from tests.support.server import Server, server
 from tests.support.voice_call import PATIENCE_S, VoiceCall, alignment, alignments
 from tests.support.voices import decoded, payloads, speech
-from voicerelay.transceiver.opus import Pcm
+from voicerelay.transceiver.voice.opus import Pcm
 
 pytestmark = pytest.mark.system
 

@@ -6,7 +6,8 @@ import re
 from pathlib import Path
 
 from voicerelay import App, Session, Stats
-from voicerelay.transceiver import channels, hearing, outbound
+from voicerelay.transceiver import channels
+from voicerelay.transceiver.voice import hearing, outbound
 
 PAGE = (Path(__file__).parents[2] / "docs" / "agents.md").read_text()
 

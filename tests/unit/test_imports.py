@@ -41,7 +41,7 @@ def test_contracts_hold() -> None:
         ("control/__init__.py", "from voicerelay import cli"),
         ("shm/__init__.py", "import voicerelay.relay"),
         ("relay/__init__.py", "import aiortc"),
-        ("__init__.py", "import voicerelay.transceiver.voice"),
+        ("__init__.py", "import voicerelay.transceiver.voice.path"),
         ("__init__.py", "from voicerelay.shm import layout"),
         ("attic/__init__.py", "import voicerelay.shm"),
     ],
@@ -52,11 +52,16 @@ def test_contracts_bite(tmp_path: Path, module: str, line: str) -> None:
     for room in (".", *ROOMS):
         (package / room).mkdir()
         (package / room / "__init__.py").touch()
-    for name in ("__main__.py", "echo.py", "shm/layout.py", "transceiver/voice.py"):
+    for name in ("__main__.py", "echo.py", "shm/layout.py", "transceiver/voice/path.py"):
+        (package / name).parent.mkdir(exist_ok=True)
         (package / name).touch()
-    public = ("agent", "affinity", "realtime_session")
+    public = ("agent", "affinity", "realtime.session")
     for name in public:
-        (package / "transceiver" / f"{name}.py").touch()
+        file = package / "transceiver" / f"{name.replace('.', '/')}.py"
+        file.parent.mkdir(exist_ok=True)
+        file.touch()
+    for room in ("realtime", "voice"):
+        (package / "transceiver" / room / "__init__.py").touch()
     imports = "\n".join(f"import voicerelay.transceiver.{name}" for name in public)
     (package / "__init__.py").write_text(f"{imports}\n")
     clean = lint_imports(tmp_path)

@@ -23,7 +23,7 @@ from voicerelay.cli.config import (
 from voicerelay.cli.errors import UserError
 from voicerelay.shm.counters import MAX_RELAYS, MAX_TRANSCEIVERS
 from voicerelay.shm.region import MAX_CAPACITY, MIN_CAPACITY
-from voicerelay.transceiver.keys import MAX_CAP
+from voicerelay.transceiver.signalling.keys import MAX_CAP
 
 GOOD = Config(
     app="voicerelay.echo:app",

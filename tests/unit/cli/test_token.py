@@ -10,7 +10,7 @@ from click.testing import CliRunner, Result
 from voicerelay.cli.errors import UserError
 from voicerelay.cli.main import main
 from voicerelay.cli.token import parse_ttl
-from voicerelay.transceiver.keys import Keys
+from voicerelay.transceiver.signalling.keys import Keys
 
 FILE = "web:web-key-0123456789\nphones:phones-key-0123456789\n"
 

@@ -11,14 +11,14 @@ import pytest
 
 from tests.support.voices import numbered, speech
 from tests.unit.transceiver.test_channels import FakeChannel
-from tests.unit.transceiver.test_speaking import StillPacer
-from voicerelay.transceiver import rtp
+from tests.unit.transceiver.voice.test_speaking import StillPacer
 from voicerelay.transceiver.agent import AudioPacket, Message, Request, SessionClosed, Stats
 from voicerelay.transceiver.channels import MAX_UNREAD_MESSAGES
 from voicerelay.transceiver.conversation import Conversation
-from voicerelay.transceiver.opus import FRAME_S
-from voicerelay.transceiver.rtp import ReportBlock, RtpPacket, build_report, build_rtp
-from voicerelay.transceiver.voice import VoicePath
+from voicerelay.transceiver.voice import rtp
+from voicerelay.transceiver.voice.opus import FRAME_S
+from voicerelay.transceiver.voice.path import VoicePath
+from voicerelay.transceiver.voice.rtp import ReportBlock, RtpPacket, build_report, build_rtp
 
 OPUS, OURS = 111, 0x0A0A0A0A
 RATE = 16_000

@@ -6,10 +6,15 @@ import pytest
 from aiortc.rtcdtlstransport import RTCDtlsFingerprint
 from aiortc.sdp import SessionDescription
 
-from tests.unit.transceiver.test_offer import BROWSERS, CHROMIUM, FIREFOX, WITH_CANDIDATES
+from tests.unit.transceiver.signalling.test_offer import (
+    BROWSERS,
+    CHROMIUM,
+    FIREFOX,
+    WITH_CANDIDATES,
+)
 from voicerelay.transceiver.lite import HOST_PRIORITY
 from voicerelay.transceiver.negotiate import Agreement, Local, NotAcceptable, negotiate
-from voicerelay.transceiver.offer import check_offer
+from voicerelay.transceiver.signalling.offer import check_offer
 
 UFRAG, PASSWORD = "serverUfrag000000001", "serverPassword0000000001"
 FINGERPRINT = ":".join(["AB"] * 32)

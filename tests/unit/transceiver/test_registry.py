@@ -9,14 +9,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.unit.transceiver.test_offer import CHROMIUM
+from tests.unit.transceiver.signalling.test_offer import CHROMIUM
 from tests.unit.transceiver.test_session import WAIT_S, Host, host, ice_of, listen, until
 from voicerelay.shm.counters import TransceiverCounter
 from voicerelay.shm.ufrag import Ufrag, verify_ufrag
 from voicerelay.transceiver.agent import Request, Session
 from voicerelay.transceiver.directory import CONTROL_GONE, DirectoryError
 from voicerelay.transceiver.negotiate import NotAcceptable
-from voicerelay.transceiver.offer import check_offer
 from voicerelay.transceiver.registry import (
     CLOSE_ALL_S,
     Registry,
@@ -25,6 +24,7 @@ from voicerelay.transceiver.registry import (
     slot_of,
 )
 from voicerelay.transceiver.session import LiveSession, State
+from voicerelay.transceiver.signalling.offer import check_offer
 
 SLOT, MAX_SESSIONS = 5, 3
 KEY = b"k" * 32

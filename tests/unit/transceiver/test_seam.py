@@ -17,13 +17,13 @@ from aiortc.rtcrtpsender import RTCRtpSender
 from aiortc.rtcsctptransport import RTCSctpTransport
 from aiortc.sdp import SessionDescription
 
-from tests.unit.transceiver.test_offer import CHROMIUM, FINGERPRINT, WITH_CANDIDATES
+from tests.unit.transceiver.signalling.test_offer import CHROMIUM, FINGERPRINT, WITH_CANDIDATES
 from voicerelay.transceiver import seam
 from voicerelay.transceiver.channels import DataChannel
 from voicerelay.transceiver.dtls import MAX_DATAGRAM_SENT_BYTES, Certificate, Dtls
 from voicerelay.transceiver.negotiate import NotAcceptable
-from voicerelay.transceiver.offer import Offer, check_offer
 from voicerelay.transceiver.seam import Peer, answer
+from voicerelay.transceiver.signalling.offer import Offer, check_offer
 
 
 class FakeLink:

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Callable
 
 import pytest
 
-from tests.unit.transceiver.test_offer import CHROMIUM
+from tests.unit.transceiver.signalling.test_offer import CHROMIUM
 from voicerelay.shm import stun
 from voicerelay.shm.counters import BLOCK_BYTES, Block, TransceiverCounter
 from voicerelay.shm.path import pack_path
@@ -18,15 +18,15 @@ from voicerelay.transceiver.agent import Agent, Request, Session
 from voicerelay.transceiver.directory import CONTROL_GONE, Directory, DirectoryError
 from voicerelay.transceiver.ice import IceAgent
 from voicerelay.transceiver.mux import Mux
-from voicerelay.transceiver.offer import check_offer
-from voicerelay.transceiver.pacer import Pacer
 from voicerelay.transceiver.reach import MAX_PENDING_CHECKS, MAX_PENDING_PATHS
-from voicerelay.transceiver.rtp import RtpPacket, build_rtp
 from voicerelay.transceiver.seam import Peer
 from voicerelay.transceiver.session import (
     LiveSession,
     State,
 )
+from voicerelay.transceiver.signalling.offer import check_offer
+from voicerelay.transceiver.voice.pacer import Pacer
+from voicerelay.transceiver.voice.rtp import RtpPacket, build_rtp
 
 WAIT_S = 10.0
 OPUS, OURS, THEIRS = 111, 0x0A0A0A0A, 0x0B0B0B0B

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from tests.support.voices import clean, numbered, speech
+from tests.unit.transceiver.signalling.test_offer import CHROMIUM
 from tests.unit.transceiver.test_channels import FakeChannel
-from tests.unit.transceiver.test_offer import CHROMIUM
 from tests.unit.transceiver.test_session import (
     OPUS,
     OURS,
@@ -27,17 +27,17 @@ from tests.unit.transceiver.test_session import (
 )
 from voicerelay.shm.ufrag import make_ufrag
 from voicerelay.transceiver.agent import AudioPacket, Session, SessionClosed
-from voicerelay.transceiver.hearing import MAX_UNREAD_PACKETS
 from voicerelay.transceiver.negotiate import NotAcceptable
-from voicerelay.transceiver.offer import check_offer
-from voicerelay.transceiver.opus import Decoder, Pcm
-from voicerelay.transceiver.rtp import build_report, build_rtp, parse_rtp
 from voicerelay.transceiver.session import (
     FOLLOWING,
     MAX_EARLY_PACKETS,
     LiveSession,
     State,
 )
+from voicerelay.transceiver.signalling.offer import check_offer
+from voicerelay.transceiver.voice.hearing import MAX_UNREAD_PACKETS
+from voicerelay.transceiver.voice.opus import Decoder, Pcm
+from voicerelay.transceiver.voice.rtp import build_report, build_rtp, parse_rtp
 
 # ---- the agent -----------------------------------------------------------------------------------
 

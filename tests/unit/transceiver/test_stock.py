@@ -19,9 +19,9 @@ from voicerelay.shm import stun
 from voicerelay.shm.counters import TransceiverCounter
 from voicerelay.transceiver.directory import CONTROL_GONE, DirectoryError
 from voicerelay.transceiver.ice import CONSENT_EXPIRY_S, SILENCE_S
-from voicerelay.transceiver.owners import owner_key
 from voicerelay.transceiver.registry import Registry, ServerFull
 from voicerelay.transceiver.session import SETUP_TIMEOUT_S
+from voicerelay.transceiver.signalling.owners import owner_key
 from voicerelay.transceiver.stock import MAX_KEYS, StockCall, StockHost, begun_by_request
 
 SRTP = b"\x80\x6f" + bytes(30)

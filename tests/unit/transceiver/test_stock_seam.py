@@ -16,7 +16,7 @@ from aiortc.rtcrtpreceiver import RTCRtpReceiver
 from aiortc.rtcrtpsender import RTCRtpSender
 
 import voicerelay.aiortc
-from tests.unit.transceiver.test_offer import BROWSERS, CHROMIUM, WITH_CANDIDATES
+from tests.unit.transceiver.signalling.test_offer import BROWSERS, CHROMIUM, WITH_CANDIDATES
 from tests.unit.transceiver.test_session import HANDSHAKE, WAIT_S, Host, until
 from tests.unit.transceiver.test_stock import SRTP, Stage, check, stage
 from voicerelay.transceiver import stock_seam

@@ -1,0 +1,1 @@
+"""OpenAI Realtime: the contract, its events, agents that speak it, and backends behind it."""

@@ -1,0 +1,1 @@
+"""Signalling over HTTP: who may ask, the contracts that clients speak, and the way to a call's owner."""
