@@ -156,3 +156,6 @@ def test_the_public_names_are_these() -> None:
         "__version__",
         "unpin",
     }
+    assert all(getattr(voicerelay, name) for name in voicerelay.__all__)
+    with pytest.raises(AttributeError, match="nothing_of_ours"):
+        _ = voicerelay.nothing_of_ours
