@@ -2,32 +2,45 @@
 
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from voicerelay.cli.errors import UserError
-from voicerelay.relay.pace import DEFAULT_COALESCE_S, MAX_COALESCE_S
-from voicerelay.shm.counters import MAX_RELAYS, MAX_TRANSCEIVERS
-from voicerelay.shm.region import DEFAULT_CAPACITY, MAX_CAPACITY, MIN_CAPACITY
+from voicerelay.cli.settings import (
+    DEFAULT_APP,
+    DEFAULT_COALESCE_US,
+    DEFAULT_HTTP,
+    DEFAULT_MAX_SESSIONS,
+    DEFAULT_PORT,
+    DEFAULT_RELAYS,
+    DEFAULT_STEERING,
+    MAX_COALESCE_US,
+    SETTINGS,
+    STEERING,
+)
+from voicerelay.shm.counters import MAX_TRANSCEIVERS
+from voicerelay.shm.region import DEFAULT_CAPACITY
 from voicerelay.transceiver.signalling.cors import is_loopback, parse_origin
 from voicerelay.transceiver.signalling.iceservers import IceServersError, read_ice_servers
 from voicerelay.transceiver.signalling.keyfile import read_keys
-from voicerelay.transceiver.signalling.keys import MAX_CAP, KeyFileError, Keys
+from voicerelay.transceiver.signalling.keys import KeyFileError, Keys
 
-DEFAULT_APP = "voicerelay.echo:app"
-DEFAULT_PORT = 3478
-DEFAULT_HTTP = "127.0.0.1:8080"
-DEFAULT_RELAYS = 2
-STEERING = ("auto", "on", "off")
-DEFAULT_STEERING = "auto"
-DEFAULT_COALESCE_US = round(DEFAULT_COALESCE_S * 1e6)
-MAX_COALESCE_US = round(MAX_COALESCE_S * 1e6)
-DEFAULT_MAX_SESSIONS = 200  # a transceiver; about what one core carries
 BACKEND_HINT = "wss://api.openai.com/v1/realtime?model=gpt-realtime"
 MAX_RUN_DIR_BYTES = 80  # a Unix socket's path has at most 107
 _HTTP = re.compile(r"(?:\[(?P<v6>[0-9a-fA-F:.]+)\]|(?P<host>[^:\[\]]+)):(?P<port>[0-9]{1,5})")
+
+
+class ConfigError(UserError):
+    """Everything that is wrong with a configuration; the message tells the first and how many more."""
+
+    def __init__(self, faults: Sequence[str]) -> None:
+        more = len(faults) - 1
+        super().__init__(
+            faults[0] + (f" (and {more} more: voicerelay check-config)" if more else "")
+        )
+        self.faults = list(faults)
 
 
 @dataclass(frozen=True)
@@ -59,23 +72,28 @@ class Config:
     sessions_per_key: int = 0
 
     def __post_init__(self) -> None:
-        _between("--port", self.port, 1, 65535)
-        _between("--relays", self.relays, 1, MAX_RELAYS)
-        _between("--transceivers", self.transceivers, 1, MAX_TRANSCEIVERS)
-        _between("--max-sessions", self.max_sessions, 1, MAX_CAPACITY)
-        _between("--coalesce-us", self.coalesce_us, 0, MAX_COALESCE_US)
-        _between("--capacity", self.capacity, MIN_CAPACITY, MAX_CAPACITY)
-        _between("--sessions-per-key", self.sessions_per_key, 0, MAX_CAP)
+        faults = list(self._faults())
+        if faults:
+            raise ConfigError(faults)
+
+    def _faults(self) -> Iterator[str]:
+        """Everything that is wrong, a line each, which begins with the option."""
+        for setting in SETTINGS:
+            if setting.bounds and (fault := setting.out_of_bounds(getattr(self, setting.field))):
+                yield f"{setting.option}: {fault}"
         if len(str(self.run_dir.absolute()).encode()) > MAX_RUN_DIR_BYTES:
-            raise UserError(f"--run-dir: the path has more than {MAX_RUN_DIR_BYTES} bytes")
-        self._check_backend()
+            yield f"--run-dir: the path has more than {MAX_RUN_DIR_BYTES} bytes"
+        yield from self._backend_faults()
         if self.api_key_file is not None:
-            load_keys(self.api_key_file)
+            try:
+                load_keys(self.api_key_file)
+            except UserError as exc:
+                yield exc.message
         try:
             if self.ice_servers is not None:
                 read_ice_servers(str(self.ice_servers))
         except IceServersError as exc:
-            raise UserError(f"--ice-servers: {self.ice_servers} {exc}") from None
+            yield f"--ice-servers: {self.ice_servers} {exc}"
 
     @property
     def callers(self) -> str:
@@ -93,28 +111,34 @@ class Config:
         """Who speaks with the callers, for a person to read; no key can be in it."""
         return f"Realtime backend at {_host_of(self.backend)}" if self.backend else self.app
 
-    def _check_backend(self) -> None:
+    def _backend_faults(self) -> Iterator[str]:
         if not self.backend:
             if self.backend_key_file or self.backend_vad:
-                raise UserError("--backend-key-file and --backend-vad need --backend")
+                yield "--backend-key-file and --backend-vad need --backend"
             return
         if self.app != DEFAULT_APP:
-            raise UserError("give APP or --backend, not both")
+            yield "give APP or --backend, not both"
         if not _host_of(self.backend):
-            raise UserError(
-                f'--backend: give ws://HOST/… or wss://HOST/…, such as "{BACKEND_HINT}"'
-            )
-        if "@" in urlsplit(self.backend).netloc:
-            raise UserError("--backend: processes show their arguments; use --backend-key-file")
+            yield f'--backend: give ws://HOST/… or wss://HOST/…, such as "{BACKEND_HINT}"'
+        elif "@" in urlsplit(self.backend).netloc:
+            yield "--backend: processes show their arguments; use --backend-key-file"
         if self.backend_key_file:
             try:
                 key = Path(self.backend_key_file).read_text("ascii").strip()
             except (OSError, ValueError):
-                raise UserError(
-                    f"--backend-key-file: {self.backend_key_file} cannot be read"
-                ) from None
+                yield f"--backend-key-file: {self.backend_key_file} cannot be read"
+                return
             if not key or any(not "!" <= char <= "~" for char in key):
-                raise UserError("--backend-key-file: the file must hold one key, in one line")
+                yield "--backend-key-file: the file must hold one key, in one line"
+
+
+def need_a_start(old: Config, new: Config) -> list[str]:
+    """Names of settings that differ and that no reload changes."""
+    fixed = [s for s in SETTINGS if not s.reloadable and s.name != "http"]
+    differ = [s.name for s in fixed if getattr(old, s.field) != getattr(new, s.field)]
+    if (old.http_host, old.http_port) != (new.http_host, new.http_port):
+        differ.append("http")
+    return differ
 
 
 def load_keys(path: Path) -> Keys:
@@ -169,11 +193,6 @@ def _host_of(url: str) -> str:
     return parts.netloc.rpartition("@")[2] if usable else ""
 
 
-def _between(option: str, value: int, low: int, high: int) -> None:
-    if not low <= value <= high:
-        raise UserError(f"{option}: {value} is out of range, give {low} to {high}")
-
-
 __all__ = [
     "DEFAULT_APP",
     "DEFAULT_CAPACITY",
@@ -183,11 +202,14 @@ __all__ = [
     "DEFAULT_PORT",
     "DEFAULT_RELAYS",
     "DEFAULT_STEERING",
+    "MAX_COALESCE_US",
     "STEERING",
     "Config",
+    "ConfigError",
     "default_run_dir",
     "default_transceivers",
     "load_keys",
+    "need_a_start",
     "parse_http",
     "parse_origins",
     "run_base",

@@ -1,6 +1,7 @@
 """`voicerelay status`: what a running instance does, read live from its shared memory."""
 
 import fcntl
+import functools
 import json
 import os
 import time
@@ -8,15 +9,39 @@ from enum import IntEnum
 from pathlib import Path
 from typing import Any
 
+import click
+
 from voicerelay import __version__
 from voicerelay.cli.config import default_run_dir, run_base
 from voicerelay.cli.errors import NotRunning, UserError
 from voicerelay.cli.network import host_port
+from voicerelay.cli.options import Command, config_option, sources_of
 from voicerelay.shm import rundir
 from voicerelay.shm.counters import Block, ControlCounter, RelayCounter, TransceiverCounter
 from voicerelay.shm.region import Region, RegionMismatch
 
 HEARTBEAT_OLD_MS = 500
+
+
+def with_instance(command: Command) -> Command:
+    """Give a command --port, --run-dir and --config; it is called with `run_dir` of the one meant."""
+
+    @functools.wraps(command)
+    @click.pass_context
+    def run(ctx: click.Context, /, config_file: Path | None, **given: Any) -> Any:
+        said = sources_of(ctx, config_file, "port", "run-dir").strongest("port", "run-dir")
+        others = {key: given[key] for key in given if key not in ("port", "run_dir")}
+        run_dir = said["run-dir"].absolute() if "run-dir" in said else None
+        return command(run_dir=find_run_dir(run_dir, said.get("port")), **others)
+
+    port = click.option("--port", type=int, help="UDP port of the instance, when several run.")
+    directory = click.option(
+        "--run-dir",
+        type=click.Path(path_type=Path),
+        help="Its run directory, if it has one of its own.",
+    )
+    wrapped: Command = port(directory(config_option(run)))
+    return wrapped
 
 
 def find_run_dir(run_dir: Path | None, port: int | None) -> Path:

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import click
 
-from voicerelay.cli.config import load_keys
+from voicerelay.cli.config import ConfigError, load_keys
 from voicerelay.cli.errors import UserError
+from voicerelay.cli.options import config_option, sources_of
 from voicerelay.transceiver.signalling.keys import TokenError
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
@@ -18,8 +19,6 @@ _TTL = re.compile(r"([0-9]{1,9})([smhd]?)")
 @click.option(
     "--api-key-file",
     type=click.Path(path_type=Path, dir_okay=False),
-    envvar="VOICERELAY_API_KEY_FILE",
-    required=True,
     help="The file that `voicerelay start` has.",
 )
 @click.option("--key", default="", metavar="NAME", help="The key that signs. [default: the first]")
@@ -28,9 +27,25 @@ _TTL = re.compile(r"([0-9]{1,9})([smhd]?)")
 @click.option(
     "--max-sessions", type=int, default=0, help="Calls at once of this token, or of its NAME."
 )
-def token(api_key_file: Path, key: str, ttl: str, sub: str, max_sessions: int) -> None:
+@config_option
+@click.pass_context
+def token(
+    ctx: click.Context,
+    /,
+    config_file: Path | None,
+    key: str,
+    ttl: str,
+    sub: str,
+    max_sessions: int,
+    **_: Path | None,
+) -> None:
     """Print a token to call with (Authorization: Bearer TOKEN)."""
-    keys = load_keys(api_key_file)
+    sources = sources_of(ctx, config_file, "api-key-file")
+    if sources.faults:
+        raise ConfigError(sources.faults)
+    if sources["api-key-file"] is None:
+        raise UserError("give --api-key-file, the file that `voicerelay start` has")
+    keys = load_keys(sources["api-key-file"])
     try:
         made = keys.issue(time.time(), parse_ttl(ttl), key, sub, max_sessions)
     except TokenError as exc:
