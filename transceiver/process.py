@@ -15,7 +15,7 @@ from voicerelay.shm import protocol, rundir
 from voicerelay.shm.counters import Block, TransceiverCounter
 from voicerelay.shm.lifeline import Lifeline, die_with_parent
 from voicerelay.shm.region import Region, RegionMismatch
-from voicerelay.transceiver import seam, stock_seam
+from voicerelay.transceiver import headroom, seam, stock_seam
 from voicerelay.transceiver.affinity import pin
 from voicerelay.transceiver.agent import App, AppError, AsgiApp, Session, load_app
 from voicerelay.transceiver.directory import Directory
@@ -97,7 +97,8 @@ class TransceiverProcess:
             log.warning("APP has not called voicerelay.aiortc.install(): its calls use other ports")
         siblings = Siblings(self._run_dir, settings.slot)
 
-        self._beat(block, pacer)
+        self._look_at_host(registry)
+        self._beat(block, pacer, registry)
         self._collect(registry)
         front: Front | None = None
         try:
@@ -151,17 +152,28 @@ class TransceiverProcess:
             gc.collect()
         self._loop.call_later(FULL_COLLECTION_S, self._collect, registry)
 
-    def _beat(self, block: Block, pacer: Pacer, due: float | None = None) -> None:
+    def _look_at_host(self, registry: Registry) -> None:
+        """Refuse new calls while the host has nothing left for them."""
+        short_of = headroom.shortage(headroom.descriptors_left(), headroom.memory_left())
+        if short_of and short_of != registry.shortage:
+            log.warning("no new calls for want of %s", short_of)
+        registry.shortage = short_of
+        self._loop.call_later(headroom.LOOK_S, self._look_at_host, registry)
+
+    def _beat(
+        self, block: Block, pacer: Pacer, registry: Registry, due: float | None = None
+    ) -> None:
         """The sign of life, and how well the work is done; `due`: when it was to be given."""
         now = time.monotonic()
         lag = now - due if due is not None else 0.0
         block.set(TransceiverCounter.LOOP_LAG_US, max(0, round(lag * 1e6)))
         block.set(TransceiverCounter.FRAME_LATENESS_P99_US, round(pacer.lateness(0.99) * 1e6))
-        block.set(TransceiverCounter.OVERLOADED, int(pacer.overloaded))
+        block.set(TransceiverCounter.OVERLOADED, int(registry.overloaded))
         if self._mux is not None:
             self._mux.note_overflows()
         block.own()
-        self._loop.call_at(now + HEARTBEAT_S, self._beat, block, pacer, now + HEARTBEAT_S)
+        due = now + HEARTBEAT_S
+        self._loop.call_at(due, self._beat, block, pacer, registry, due)
 
     def _ready(self, welcome: protocol.Welcome, sockets: list[socket.socket]) -> None:
         if self._mux is not None:

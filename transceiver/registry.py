@@ -96,6 +96,7 @@ class Registry:
         self._block = block
         self._max_sessions = max_sessions
         self._pacer = pacer
+        self.shortage = ""  # what the host gives too little of; see headroom
         self._by_id: dict[str, Member] = {}
         self._by_number: dict[int, Member] = {}
         self._numbers = itertools.cycle(range(1, 1 << 32))
@@ -105,7 +106,12 @@ class Registry:
     @property
     def full(self) -> bool:
         """Whether a new call would be one too many, by their number or by what they suffer."""
-        return len(self._by_id) >= self._max_sessions or self._pacer.overloaded
+        return len(self._by_id) >= self._max_sessions or self.overloaded
+
+    @property
+    def overloaded(self) -> bool:
+        """Whether the calls there are have all that there is."""
+        return self._pacer.overloaded or bool(self.shortage)
 
     @property
     def sessions(self) -> int:

@@ -15,7 +15,7 @@ class Impairment:
     """Shares are 0..1 of the packets. Each is lost by itself, or in bursts of `burst` on average.
 
     jitter_s: each packet is delayed by up to that, evenly spread, so that packets overtake.
-    reorder: these are held back by REORDER_S besides.
+    reorder: these are held back by REORDER_S besides. max_bytes: datagrams above it never arrive.
     """
 
     loss: float = 0.0
@@ -25,6 +25,7 @@ class Impairment:
     corrupt: float = 0.0
     delay_s: float = 0.02
     reorder: float = 0.0
+    max_bytes: int = 65_535
 
 
 class Fates:

@@ -78,7 +78,11 @@ a=max-message-size:262144
 
 
 class LeanCallFailed(Exception):
-    """The call did not come about; the text says at which step."""
+    """The call did not come about; the text says at which step. `status`: of HTTP, if it was there."""
+
+    def __init__(self, text: str, status: int = 0) -> None:
+        super().__init__(text)
+        self.status = status
 
 
 class Caller:
@@ -153,6 +157,11 @@ class LeanCall:
         head = RTP_HEADER + number.to_bytes(2, "big") + (number * 960).to_bytes(4, "big")
         self._send(self._tx.protect(head + b"lean" + OPUS_SILENCE))
 
+    def throw(self, data: bytes) -> None:
+        """Send any bytes from this call's address; what does not fit into the socket is lost."""
+        with contextlib.suppress(BlockingIOError):
+            self._socket.send(data)
+
     async def _post(self, http: aiohttp.ClientSession) -> str:
         self.times.posted = time.perf_counter()
         async with http.post(
@@ -162,7 +171,7 @@ class LeanCall:
         ) as response:
             answer = await response.text()
             if response.status != 201:
-                raise LeanCallFailed(f"POST: {response.status} {answer}")
+                raise LeanCallFailed(f"POST: {response.status} {answer}", response.status)
             self.resource = response.headers["Location"]
         self.times.answered = time.perf_counter()
         return answer

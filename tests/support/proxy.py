@@ -40,6 +40,7 @@ class Figures:
     duplicated: int = 0
     spoilt: int = 0
     sent: int = 0
+    largest: int = 0  # bytes, of the received
     dropped: int = 0  # by the bounds of this proxy; 0, or the measurement is worth nothing
 
 
@@ -54,6 +55,7 @@ class Way:
 
     def use(self, how: Impairment) -> None:
         self.clean = how == CLEAN
+        self.max_bytes = how.max_bytes
         self._fates = {voice: Fates(how, f"{self.seed} {voice}") for voice in (False, True)}
 
     def fate(self, data: bytes) -> list[tuple[float, bytes]]:
@@ -61,10 +63,11 @@ class Way:
         voice = bool(data) and 128 <= data[0] < 192 and not is_rtcp(data)  # RFC 7983 §7
         self.figures.received += 1
         self.figures.voice += voice
+        self.figures.largest = max(self.figures.largest, len(data))
         if self.clean:
             return [(0.0, data)]
         fates = self._fates[voice]
-        if fates.lost():
+        if len(data) > self.max_bytes or fates.lost():
             self.figures.lost += 1
             self.figures.voice_lost += voice
             return []
@@ -106,6 +109,15 @@ class Proxy:
             up.use(to_server)
             down.use(to_client)
 
+    def rebind(self) -> None:
+        """What a NAT does that forgets: the server sees every client at another port from now on."""
+        for address, (old, up, down) in list(self._clients.items()):
+            self._loop.remove_reader(old)
+            old.close()
+            sock = self._towards_server(down)
+            up.send = sock.send
+            self._clients[address] = sock, up, down
+
     def close(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
@@ -131,15 +143,20 @@ class Proxy:
     def _new_client(self, address: Address) -> tuple[socket.socket, Way, Way] | None:
         if len(self._clients) >= MAX_CLIENTS:
             return None
-        sock, name = _socket(self._server[0]), f"{self._seed} {len(self._clients)}"
-        sock.connect(self._server)
-        up = Way(f"{name} up", self.to_server, sock.send)
+        name = f"{self._seed} {len(self._clients)}"
         down = Way(f"{name} down", self.to_client, lambda data: self._public.sendto(data, address))
+        sock = self._towards_server(down)
+        up = Way(f"{name} up", self.to_server, sock.send)
         up.use(self._how[0])
         down.use(self._how[1])
         self._clients[address] = sock, up, down
-        self._loop.add_reader(sock, self._from_server, sock, down)
         return self._clients[address]
+
+    def _towards_server(self, down: Way) -> socket.socket:
+        sock = _socket(self._server[0])
+        sock.connect(self._server)
+        self._loop.add_reader(sock, self._from_server, sock, down)
+        return sock
 
     def _from_server(self, sock: socket.socket, down: Way) -> None:
         for _ in range(BATCH):
