@@ -15,6 +15,8 @@ from OpenSSL import SSL
 
 MAX_DATAGRAM_SENT_BYTES = 1200  # fits any path of 1280 bytes, IPv6's least MTU
 MAX_FLIGHT_BYTES = 65536
+# After so long a flight goes out again as it was; OpenSSL's own timer, 1 s (RFC 6347 §4.2.4.1), makes a new one.
+RESEND_AFTER_S = (0.1, 0.3, 0.6)
 MAX_RECORD_BYTES = 1 << 14  # of plain text, RFC 6347 §4.1
 CERTIFICATE_LIFETIME_S = 24 * 3600.0
 _CIPHERS = (
@@ -76,6 +78,9 @@ class Dtls(RTCDtlsTransport):
         self._running_loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None
         self._receiving: set[asyncio.Task[None]] = set()
+        self._flight: list[bytes] = []
+        self._flight_at = 0.0
+        self._resent = 0  # times
 
     def begin(self) -> None:
         """Begin the handshake, once; as client with a first flight."""
@@ -174,7 +179,12 @@ class Dtls(RTCDtlsTransport):
             flight = self._ssl.bio_read(MAX_FLIGHT_BYTES)
         except SSL.Error:
             return
-        for datagram in cut_at_records(flight):
+        self._flight = cut_at_records(flight)
+        self._flight_at, self._resent = self._running_loop.time(), 0
+        self._put_flight()
+
+    def _put_flight(self) -> None:
+        for datagram in self._flight:
             self._put(datagram)
 
     def _arm(self) -> None:
@@ -182,8 +192,12 @@ class Dtls(RTCDtlsTransport):
         assert self._ssl is not None
         self._disarm()
         after_s = self._ssl.DTLSv1_get_timeout()
-        if after_s is not None:
-            self._timer = self._running_loop.call_later(after_s, self._timed_out)
+        if after_s is None:
+            return
+        due = self._running_loop.time() + after_s
+        if self._resent < len(RESEND_AFTER_S):
+            due = min(due, self._flight_at + RESEND_AFTER_S[self._resent])
+        self._timer = self._running_loop.call_at(due, self._timed_out)
 
     def _disarm(self) -> None:
         if self._timer is not None:
@@ -192,6 +206,11 @@ class Dtls(RTCDtlsTransport):
 
     def _timed_out(self) -> None:
         assert self._ssl is not None
+        if self._ssl.DTLSv1_get_timeout():  # OpenSSL's own is still to come
+            self._resent += 1
+            self._put_flight()
+            self._arm()
+            return
         try:
             self._ssl.DTLSv1_handle_timeout()
         except SSL.Error:

@@ -47,6 +47,7 @@ class Call:
     sent: int = 0
     query: str = ""  # of the URL that is called
     headers: dict[str, str] = field(default_factory=dict)
+    timeout_s: float = CONNECT_TIMEOUT_S
     resource: str = ""
     etag: str = ""
     answer: str = ""
@@ -79,7 +80,7 @@ class Call:
         receiver.receive = self._register(receiver)
         answer = RTCSessionDescription(mangle_answer(self.answer), "answer")
         await self.pc.setRemoteDescription(answer)
-        await asyncio.wait_for(connected.wait(), CONNECT_TIMEOUT_S)
+        await asyncio.wait_for(connected.wait(), self.timeout_s)
         self._dtls: Any = receiver.transport
         self._ssrc = sender._ssrc
         self._payload_type: int = transceiver._codecs[0].payloadType or 0
