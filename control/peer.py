@@ -43,6 +43,9 @@ class Peer:
     holding: set[int] = field(default_factory=set)  # relay sockets that it reads
     heartbeat_ns: int = 0
     still_s: float = 0.0
+    ticks: int | None = (
+        None  # of CPU, when its heart was found to stand still; None: it did not want to run
+    )
     killed: bool = False
     replaying: bool = False  # since a reconnect, until ReplayDone
 

@@ -4,6 +4,7 @@ from voicerelay.control.adoption import HUNG_RELAY_S, Adoption
 from voicerelay.control.peer import Action, Close, Kill, Peer, Send
 from voicerelay.control.plane import Plane
 from voicerelay.control.records import Records
+from voicerelay.control.starvation import Look, starves, ticks_if_runnable
 from voicerelay.shm import protocol
 from voicerelay.shm.counters import ControlCounter, Counters
 from voicerelay.shm.protocol import RELAY, Message
@@ -11,6 +12,7 @@ from voicerelay.shm.region import ABI, Region
 from voicerelay.shm.table import Entry, TableFull
 
 KILL_RELAY_S = 0.28  # a heartbeat that stands still so long: the relay is ended, for a successor
+STARVING_RELAY_S = 2.0  # it only waits for a core, as its successor would
 HUNG_TRANSCEIVER_S = 5.0  # its calls are lost anyway; end it so that new ones work
 REPLAY_GRACE_S = 3.0  # after control's start: records nobody replayed are removed
 COUNT_S = 1.0  # between two looks at the kernel's counters
@@ -21,8 +23,16 @@ MAX_TICK_S = 0.15  # a longer gap between two looks means that control itself wa
 class ControlState:
     """Every method returns the actions for the I/O shell to carry out, in order."""
 
-    def __init__(self, region: Region, relays: int, now: float, plane: Plane | None = None) -> None:
+    def __init__(
+        self,
+        region: Region,
+        relays: int,
+        now: float,
+        plane: Plane | None = None,
+        look: Look = ticks_if_runnable,
+    ) -> None:
         self._region = region
+        self._look = look
         self._counters: Counters = region.counters
         self.block = self._counters.control()
         beat = self.block.beat  # large tables take seconds
@@ -158,14 +168,22 @@ class ControlState:
         peer.still_s += elapsed
         if peer.killed:
             return []
-        if peer.still_s >= (KILL_RELAY_S if is_relay else HUNG_TRANSCEIVER_S):
+        if self._hangs(peer, block.pid) if is_relay else peer.still_s >= HUNG_TRANSCEIVER_S:
             peer.killed = True
             kind = ControlCounter.RELAYS_KILLED if is_relay else ControlCounter.TRANSCEIVERS_KILLED
             self.block.add(kind)
             return [Kill(peer_id, f"{peer.role} {peer.index} hangs")]
         if is_relay and peer.still_s >= HUNG_RELAY_S:
+            if peer.still_s - elapsed < HUNG_RELAY_S:
+                peer.ticks = self._look(block.pid)
             return self._adoption.adopt_orphans()
         return []
+
+    def _hangs(self, relay: Peer, pid: int) -> bool:
+        """Whether a successor would do better."""
+        if relay.still_s < KILL_RELAY_S:
+            return False
+        return relay.still_s >= STARVING_RELAY_S or not starves(relay.ticks, self._look(pid))
 
     # ---- tables ------------------------------------------------------------------------------
 

@@ -7,7 +7,14 @@ import pytest
 
 from voicerelay.control.adoption import HUNG_RELAY_S
 from voicerelay.control.peer import Action, Close, Kill, Send
-from voicerelay.control.state import HUNG_TRANSCEIVER_S, KILL_RELAY_S, MAX_TICK_S, ControlState
+from voicerelay.control.starvation import TICKS_OF_A_BUSY_LOOP
+from voicerelay.control.state import (
+    HUNG_TRANSCEIVER_S,
+    KILL_RELAY_S,
+    MAX_TICK_S,
+    STARVING_RELAY_S,
+    ControlState,
+)
 from voicerelay.shm import protocol
 from voicerelay.shm.counters import HEARTBEAT_NS, Block, ControlCounter
 from voicerelay.shm.protocol import PROTOCOL, RELAY, TRANSCEIVER
@@ -23,7 +30,8 @@ class World:
     def __init__(self, region: Region) -> None:
         self.region = region
         self.now = 0.0
-        self.state = ControlState(region, RELAYS, self.now)
+        self.ticks: int | None = None  # of CPU, of every relay that could run
+        self.state = ControlState(region, RELAYS, self.now, look=lambda _: self.ticks)
 
     def hello(
         self, role: str, index: int, peer: int, holding: tuple[int, ...] = ()
@@ -233,6 +241,29 @@ def test_a_hung_relay_is_read_by_a_sibling_and_then_ended(world: World) -> None:
     assert kills(ended) == [100]
     assert (adopts(later), kills(later)) == ([], [])
     assert world.figure(ControlCounter.RELAYS_KILLED) == 1
+
+
+def test_a_relay_that_only_waits_for_a_core_is_ended_late(world: World) -> None:
+    world.all_relays()
+    world.ticks = 7
+
+    patient = world.pass_time(STARVING_RELAY_S - TICK_S, beating=(1, 2))
+    ended = world.pass_time(2 * TICK_S, beating=(1, 2))
+
+    assert [relay for _, relay in adopts(patient)] == [0]
+    assert kills(patient) == []
+    assert kills(ended) == [100]
+
+
+def test_a_relay_that_runs_in_circles_is_ended_as_one_that_hangs(world: World) -> None:
+    world.all_relays()
+    world.ticks = 7
+    world.pass_time(HUNG_RELAY_S + TICK_S, beating=(1, 2))
+
+    world.ticks = 7 + TICKS_OF_A_BUSY_LOOP
+    ended = world.pass_time(KILL_RELAY_S - HUNG_RELAY_S + TICK_S, beating=(1, 2))
+
+    assert kills(ended) == [100]
 
 
 def test_a_relay_that_only_stumbled_keeps_its_socket(world: World) -> None:
