@@ -70,6 +70,7 @@ class Config:
     open: bool = False
     ice_servers: Path | None = None
     sessions_per_key: int = 0
+    log_format: str = "auto"
 
     def __post_init__(self) -> None:
         faults = list(self._faults())

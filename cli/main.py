@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import logging
 from pathlib import Path
 
 import click
@@ -16,6 +15,7 @@ from voicerelay.cli.options import with_settings
 from voicerelay.cli.sources import Sources
 from voicerelay.cli.status import read_status, render, with_instance
 from voicerelay.cli.token import token
+from voicerelay.shm import logs
 
 
 @click.group(cls=OneLineGroup, context_settings={"help_option_names": ["-h", "--help"]})
@@ -35,9 +35,7 @@ def start(sources: Sources) -> None:
     from voicerelay.cli.supervisor import Supervisor  # noqa: PLC0415  (keeps `status` quick)
 
     config = sources.config()
-    logging.basicConfig(
-        level=config.log_level.upper(), format="%(levelname)s supervisor: %(message)s"
-    )
+    logs.set_up("supervisor", config.log_level, config.log_format)
     supervisor = Supervisor(config)
     if supervisor.prepare():
         click.echo("removed what an earlier run had left behind")

@@ -6,6 +6,7 @@ from typing import Any
 
 from voicerelay.relay.pace import DEFAULT_COALESCE_S, MAX_COALESCE_S
 from voicerelay.shm.counters import MAX_RELAYS, MAX_TRANSCEIVERS
+from voicerelay.shm.logs import FORMATS
 from voicerelay.shm.region import DEFAULT_CAPACITY, MAX_CAPACITY, MIN_CAPACITY
 from voicerelay.transceiver.signalling.keys import MAX_CAP
 
@@ -266,6 +267,15 @@ SETTINGS = (
         "info",
         "What is not worth more than this is not logged.",
         choices=LOG_LEVELS,
+        reloadable=True,
+    ),
+    Setting(
+        "log-format",
+        INSTANCE,
+        str,
+        "auto",
+        "auto: text on a terminal, journald's lines to the journal, JSON to all else.",
+        choices=FORMATS,
         reloadable=True,
     ),
 )

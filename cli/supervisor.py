@@ -188,7 +188,8 @@ class Supervisor:
     def _child_ended(self, child: Child, code: int) -> None:
         if not self._stopping:
             why = signal.Signals(-code).name if code < 0 else f"exit code {code}"
-            log.warning("%s ended (%s), starting it again", child.name, why)
+            about = {"about": child.name}
+            log.warning("%s ended (%s), starting it again", child.name, why, extra=about)
 
     def _watch_control(self, control: Child) -> None:
         """Control watches everybody; this watches control, as a WatchdogSec would."""
@@ -247,6 +248,7 @@ class Supervisor:
                     steering=[asdict(group) for group in self._steering.groups],
                     lifeline=lifeline,
                     log_level=config.log_level,
+                    log_format=config.log_format,
                 )
             )
         )
@@ -262,6 +264,7 @@ class Supervisor:
                     lifeline=lifeline,
                     parent=os.getpid(),
                     log_level=config.log_level,
+                    log_format=config.log_format,
                 )
             )
         )
@@ -290,6 +293,7 @@ class Supervisor:
                     lifeline=lifeline,
                     parent=os.getpid(),
                     log_level=config.log_level,
+                    log_format=config.log_format,
                     backend=config.backend,
                     backend_key_file=config.backend_key_file,
                     backend_vad=config.backend_vad,

@@ -13,7 +13,7 @@ import uvloop
 from voicerelay.control.plane import SteeringPlane
 from voicerelay.control.server import ControlServer
 from voicerelay.control.state import ControlState
-from voicerelay.shm import rundir
+from voicerelay.shm import logs, rundir
 from voicerelay.shm.counters import ControlCounter
 from voicerelay.shm.lifeline import Lifeline
 from voicerelay.shm.protocol import RELAY, TRANSCEIVER
@@ -38,6 +38,7 @@ class ControlSettings:
     steering: list[dict[str, int]] = field(default_factory=list)
     lifeline: int = -1
     log_level: str = "info"
+    log_format: str = "auto"
 
     @classmethod
     def from_json(cls, text: str) -> "ControlSettings":
@@ -97,7 +98,5 @@ async def serve(settings: ControlSettings) -> None:
 
 
 def main(settings: ControlSettings) -> None:
-    logging.basicConfig(
-        level=settings.log_level.upper(), format="%(levelname)s control: %(message)s"
-    )
+    logs.set_up("control", settings.log_level, settings.log_format)
     uvloop.run(serve(settings))

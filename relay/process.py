@@ -19,7 +19,7 @@ from voicerelay.relay.loop import Forwarder
 from voicerelay.relay.pace import DEFAULT_COALESCE_S, Pace
 from voicerelay.relay.receive import Source, source_path
 from voicerelay.relay.route import Router
-from voicerelay.shm import protocol
+from voicerelay.shm import logs, protocol
 from voicerelay.shm.client import ControlClient
 from voicerelay.shm.lifeline import Lifeline, die_with_parent
 from voicerelay.shm.protocol import Message
@@ -42,6 +42,7 @@ class RelaySettings:
     lifeline: int = -1
     parent: int = 0
     log_level: str = "info"
+    log_format: str = "auto"
 
     @classmethod
     def from_json(cls, text: str) -> "RelaySettings":
@@ -147,10 +148,7 @@ def _close_all(fds: list[int]) -> None:
 def main(settings: RelaySettings) -> None:
     if settings.parent:
         die_with_parent(settings.parent)
-    logging.basicConfig(
-        level=settings.log_level.upper(),
-        format=f"%(levelname)s relay {settings.index}: %(message)s",
-    )
+    logs.set_up(f"relay {settings.index}", settings.log_level, settings.log_format)
     gc.freeze()  # what was imported lives for ever; collections need not look at it
 
     async def run() -> None:

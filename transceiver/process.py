@@ -11,7 +11,7 @@ from pathlib import Path
 import uvloop
 
 from voicerelay import __version__
-from voicerelay.shm import protocol, rundir
+from voicerelay.shm import logs, protocol, rundir
 from voicerelay.shm.counters import Block, TransceiverCounter
 from voicerelay.shm.lifeline import Lifeline, die_with_parent
 from voicerelay.shm.region import Region, RegionMismatch
@@ -197,11 +197,7 @@ def main(settings: TransceiverSettings) -> None:
         die_with_parent(settings.parent)
     if settings.pin:
         pin(settings.slot)
-    logging.basicConfig(
-        level=settings.log_level.upper(),
-        format=f"%(levelname)s transceiver {settings.slot}: %(message)s",
-    )
-    logging.getLogger("aiortc").setLevel(logging.ERROR)  # it logs what peers do wrong
+    logs.set_up(f"transceiver {settings.slot}", settings.log_level, settings.log_format)
     lifeline = Lifeline(settings.lifeline)
 
     async def run() -> None:

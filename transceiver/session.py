@@ -137,7 +137,8 @@ class LiveSession(Conversation):
             return
         self._move(State.CLOSED)
         self.end_reason = reason
-        log.info("session %s ended: %s", self.short_id, reason)
+        told = {"session": self.short_id, "reason": reason}
+        log.info("session %s ended: %s", self.short_id, reason, extra=told)
         self.hang_up()
         self._close_task = asyncio.get_running_loop().create_task(self._close())
 
@@ -287,6 +288,7 @@ class LiveSession(Conversation):
             "session %s connected in %.0f ms",
             self.short_id,
             (self.connected_at - self._offered_at) * 1000,
+            extra={"session": self.short_id},
         )
 
     def peer_state(self, state: str) -> None:

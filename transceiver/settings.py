@@ -38,6 +38,7 @@ class TransceiverSettings:
     lifeline: int = -1
     parent: int = 0
     log_level: str = "info"
+    log_format: str = "auto"
     backend: str = ""
     backend_key_file: str = ""
     backend_vad: bool = False

@@ -142,7 +142,8 @@ class StockCall:
         if not self._connected and not self._over:
             self._connected = True
             took_ms = (time.monotonic() - self._begun_at) * 1000
-            log.info("session %s connected in %.0f ms", self.short_id, took_ms)
+            told = {"session": self.short_id}
+            log.info("session %s connected in %.0f ms", self.short_id, took_ms, extra=told)
 
     def end(self, reason: str) -> None:
         """End the call, once: the client is told, the peer connection sees its transport fail."""
@@ -150,7 +151,8 @@ class StockCall:
             return
         self._over = True
         if self._begun:
-            log.info("session %s ended: %s", self.short_id, reason)
+            told = {"session": self.short_id, "reason": reason}
+            log.info("session %s ended: %s", self.short_id, reason, extra=told)
         self._registry.leave(self)
         self._farewell = asyncio.get_running_loop().create_task(self._close())
 

@@ -1,6 +1,7 @@
 """Keys and tokens on a running server: who may call, and that no secret is to be found."""
 
 import asyncio
+import json
 import socket
 import subprocess
 import sys
@@ -29,6 +30,8 @@ def made_token(keys: Path) -> str:
 
 
 def test_who_has_a_token_calls_and_the_secret_is_nowhere(keys: Path) -> None:
+    answers: list[str] = []
+
     async def call(url: str, credential: str) -> int:
         """200 when it could call and hang up, else what it was refused with."""
         headers = {"Authorization": f"Bearer {credential}"} if credential else {}
@@ -36,6 +39,7 @@ def test_who_has_a_token_calls_and_the_secret_is_nowhere(keys: Path) -> None:
             call = Call(url)
             try:
                 await call.connect(http)
+                answers.append(call.answer)
                 return await call.hang_up(http)
             except CallRefused as refused:
                 return refused.status
@@ -58,6 +62,23 @@ def test_who_has_a_token_calls_and_the_secret_is_nowhere(keys: Path) -> None:
     assert "with an API key or token" in running.output
     assert KEY not in running.output + status
     assert KEY.encode() not in processes
+    assert_logs_are_discreet(running.output, answers)
+
+
+def assert_logs_are_discreet(output: str, answers: list[str]) -> None:
+    """What is logged at info is JSON where no terminal is, without SDP and addresses of clients."""
+    lines = [json.loads(line) for line in output.splitlines() if line.startswith("{")]
+    ended = [line for line in lines if "ended" in line["message"] and "session" in line]
+    assert ended
+    assert all(len(line["session"]) == 6 and line["reason"] for line in ended)
+    assert {line["level"] for line in lines} <= {"info", "warning"}
+    logged = "\n".join(map(str, lines))
+    assert "127.0.0.1" not in logged  # the callers' address
+    assert len(answers) == 2
+    for line in {line for answer in answers for line in answer.splitlines() if len(line) > 6}:
+        assert line not in logged
+        for secret in ("a=ice-ufrag:", "a=ice-pwd:", "a=fingerprint:sha-256 "):
+            assert not line.startswith(secret) or line.removeprefix(secret) not in logged
 
 
 def test_a_cap_holds_over_all_transceivers(keys: Path) -> None:
