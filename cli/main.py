@@ -1,4 +1,4 @@
-"""The command line: `voicerelay start`, `voicerelay token` and `voicerelay status`."""
+"""The command line: `voicerelay start`, `voicerelay status`, and the others by name."""
 
 import asyncio
 import json
@@ -9,7 +9,10 @@ import click
 from voicerelay import __version__
 from voicerelay.cli.check import check_config, print_config
 from voicerelay.cli.config import DEFAULT_APP, Config
+from voicerelay.cli.dev import dev
 from voicerelay.cli.errors import OneLineGroup
+from voicerelay.cli.init import init
+from voicerelay.cli.man import completion, man
 from voicerelay.cli.network import host_port
 from voicerelay.cli.options import with_settings
 from voicerelay.cli.sources import Sources
@@ -62,6 +65,10 @@ def status(run_dir: Path, as_json: bool) -> None:
 main.add_command(token)
 main.add_command(check_config)
 main.add_command(print_config)
+main.add_command(init)
+main.add_command(dev)
+main.add_command(completion)
+main.add_command(man)
 
 
 def banner(config: Config, hosts: list[str], steered: bool) -> str:
