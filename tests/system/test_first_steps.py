@@ -17,14 +17,15 @@ from tests.support.server import READY, READY_TIMEOUT_S, free_port
 
 pytestmark = pytest.mark.system
 VOICERELAY = (sys.executable, "-P", "-m", "voicerelay")
-STOP_TIMEOUT_S = 20
+STOP_TIMEOUT_S = 30
+PATIENCE_S = 3 * READY_TIMEOUT_S
 
 
 @pytest.fixture(scope="module")
 def directory() -> Iterator[Path]:
     """What `init` has written."""
     made = Path(tempfile.mkdtemp(prefix="vrtest-"))
-    subprocess.run([*VOICERELAY, "init", str(made)], check=True, timeout=READY_TIMEOUT_S)
+    subprocess.run([*VOICERELAY, "init", str(made)], check=True, timeout=PATIENCE_S)
     yield made
     shutil.rmtree(made)
 
@@ -44,7 +45,7 @@ class Running:
             return sum(text in line for line in self.lines) >= times
 
         with self._news:
-            assert self._news.wait_for(told, READY_TIMEOUT_S), "".join(self.lines)
+            assert self._news.wait_for(told, PATIENCE_S), "".join(self.lines)
 
     def stop(self) -> int:
         self.process.terminate()
@@ -89,7 +90,7 @@ def test_what_init_writes_starts(directory: Path) -> None:
         cwd=directory,
         capture_output=True,
         text=True,
-        timeout=READY_TIMEOUT_S,
+        timeout=PATIENCE_S,
         check=False,
     )
     assert (check.stdout, check.returncode) == ("ok (voicerelay.toml)\n", 0)
