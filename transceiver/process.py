@@ -19,6 +19,7 @@ from voicerelay.transceiver import headroom, seam, stock_seam
 from voicerelay.transceiver.affinity import pin
 from voicerelay.transceiver.agent import App, AppError, AsgiApp, Session, load_app
 from voicerelay.transceiver.directory import Directory
+from voicerelay.transceiver.internal import Internal
 from voicerelay.transceiver.mux import Mux
 from voicerelay.transceiver.realtime.backend import Backend, backend_app
 from voicerelay.transceiver.registry import Registry
@@ -100,8 +101,10 @@ class TransceiverProcess:
         self._look_at_host(registry)
         self._beat(block, pacer, registry)
         self._collect(registry)
+        internal = Internal(registry, block, pacer, self._agent)
         front: Front | None = None
         try:
+            await internal.start(self._run_dir)
             front = self._front(registry, siblings, region, block)
             await front.start()
         except FrontError as exc:
@@ -112,6 +115,7 @@ class TransceiverProcess:
         await registry.close_all("the server is stopping")
         if front is not None:
             await front.stop()
+        await internal.stop()
         await siblings.close()
         mux.close()
 
@@ -126,7 +130,7 @@ class TransceiverProcess:
             return AsgiServer(OwnerFirst(self._app, around), settings)
         info = {
             "version": __version__,
-            "agent": "Realtime backend" if settings.backend else settings.app,
+            "agent": self._agent,
             "candidates": [f"{host}:{port}" for host, port in settings.candidates],
         }
         try:
@@ -141,6 +145,11 @@ class TransceiverProcess:
         names = Names(region.route_reader(), self._directory)
         signalling = Signalling(registry, siblings, counters, block, names, access, info, servers)
         return SignallingFront(signalling, settings)
+
+    @property
+    def _agent(self) -> str:
+        """Who speaks with the callers; an URL may hold more than others should know."""
+        return "Realtime backend" if self._settings.backend else self._settings.app
 
     def _signalled(self, number: int) -> None:
         if number == signal.SIGTERM:  # on Ctrl-C the supervisor decides
@@ -167,6 +176,8 @@ class TransceiverProcess:
         now = time.monotonic()
         lag = now - due if due is not None else 0.0
         block.set(TransceiverCounter.LOOP_LAG_US, max(0, round(lag * 1e6)))
+        if due is not None and self._registry is not None:
+            self._registry.figures.loop_lag.observe(max(0.0, lag))
         block.set(TransceiverCounter.FRAME_LATENESS_P99_US, round(pacer.lateness(0.99) * 1e6))
         block.set(TransceiverCounter.OVERLOADED, int(registry.overloaded))
         if self._mux is not None:
