@@ -31,7 +31,7 @@ _CONTRACTS = (
 )
 
 
-@dataclass
+@dataclass(slots=True)
 class Media:
     """RTP of calls: packets and octets of payload; lost: as we saw it, and as clients reported it."""
 
@@ -43,8 +43,12 @@ class Media:
     lost_out: int = 0
 
     def add(self, other: "Media") -> None:
-        for name, value in asdict(other).items():
-            setattr(self, name, getattr(self, name) + value)
+        self.packets_in += other.packets_in
+        self.packets_out += other.packets_out
+        self.bytes_in += other.bytes_in
+        self.bytes_out += other.bytes_out
+        self.lost_in += other.lost_in
+        self.lost_out += other.lost_out
 
 
 class Figures:

@@ -3,6 +3,8 @@
 It is not the siblings' socket: what a client sends may be passed on there, and must not end up here.
 """
 
+import asyncio
+import json
 import socket
 import time
 from pathlib import Path
@@ -21,8 +23,10 @@ from voicerelay.transceiver.voice.pacer import Pacer
 
 BACKLOG = 16
 SHUTDOWN_S = 0.5
+CALLS_A_ROUND = 8  # of the event loop
 MAX_REASON_CHARS = 100
 ENDED = "ended by the operator"
+_DRAINING = TransceiverCounter.__members__.get("DRAINING")
 
 
 class Internal:
@@ -65,8 +69,13 @@ class Internal:
         return app
 
     async def _list(self, _request: web.Request) -> web.Response:
-        now = time.monotonic()
-        return web.json_response([self._about(s, now) for s in self._registry.live()])
+        """A few at a time: no voice waits until hundreds of calls have been described."""
+        now, found = time.monotonic(), []
+        for number, session in enumerate(self._registry.live(), 1):
+            found.append(json.dumps(self._about(session, now)))
+            if not number % CALLS_A_ROUND:
+                await asyncio.sleep(0)
+        return web.Response(text=f"[{','.join(found)}]", content_type="application/json")
 
     async def _show(self, request: web.Request) -> web.Response:
         session = self._find(request.match_info["id"])
@@ -91,7 +100,7 @@ class Internal:
             "agent": self._agent,
             "sessions": registry.sessions,
             "max_sessions": block.get(TransceiverCounter.MAX_SESSIONS),
-            "draining": False,
+            "draining": bool(_DRAINING and block.get(_DRAINING)),
         }
         return web.json_response(
             described | registry.figures.snapshot(registry.live(), self._pacer)
