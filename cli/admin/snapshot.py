@@ -24,14 +24,18 @@ CALL_FIELDS = (
 
 @dataclass(frozen=True)
 class Snapshot:
-    """`status` as `voicerelay status --json`, `figures` by slot; `calls` only where asked for."""
+    """`at`: when, in seconds of a clock that goes on. `status` as `voicerelay status --json`.
 
+    `figures` by slot; `calls` only where asked for.
+    """
+
+    at: float
     status: dict[str, Any]
     figures: dict[int, dict[str, Any]]
     calls: list[dict[str, Any]] = field(default_factory=list)
 
-    def for_page(self, at: float) -> dict[str, Any]:
-        """What the operator's page draws; `at`: seconds on any clock that goes on."""
+    def for_page(self) -> dict[str, Any]:
+        """What the operator's page draws."""
         status = self.status
         relays = [_without(relay, "dropped") | _drops(relay) for relay in status["relays"]]
         transceivers = [
@@ -40,7 +44,7 @@ class Snapshot:
         ]
         described = ("version", "app", "port", "listen", "http", "plane", "sockets", "capacity")
         return {name: status.get(name) for name in described} | {
-            "at": round(at, 3),
+            "at": round(self.at, 3),
             "control_up": control_up(status),
             "not_ready": objections(status),
             "routes": status["routes"],
@@ -75,7 +79,6 @@ class Looker:
         self._transceivers = TransceiverFigures(run_dir)
         self._looking = asyncio.Lock()
         self._last: Snapshot | None = None
-        self._looked_at = 0.0
         self._with_calls = False
 
     def status(self) -> dict[str, Any]:
@@ -85,16 +88,16 @@ class Looker:
     async def look(self, calls: bool) -> Snapshot:
         """`calls`: with each call's figures. Raises OSError or ValueError."""
         async with self._looking:
-            fresh = self._last is not None and self._clock() - self._looked_at < FRESH_S
-            if self._last is not None and fresh and (self._with_calls or not calls):
-                return self._last
+            last, now = self._last, self._clock()
+            if last is not None and now - last.at < FRESH_S and (self._with_calls or not calls):
+                return last
             figures, sessions = await asyncio.gather(
                 self._transceivers.figures(),
                 self._transceivers.sessions() if calls else _nothing(),
             )
-            self._last = Snapshot(self.status(), figures, sessions)
-            self._looked_at, self._with_calls = self._clock(), calls
-            return self._last
+            self._last = last = Snapshot(self._clock(), self.status(), figures, sessions)
+            self._with_calls = calls
+            return last
 
 
 async def _nothing() -> list[dict[str, Any]]:

@@ -4,7 +4,6 @@ import base64
 import hashlib
 import json
 import re
-import time
 from collections.abc import Awaitable, Callable
 from importlib.resources import files
 
@@ -65,7 +64,7 @@ class AdminWeb:
 
     async def _get_snapshot(self, _request: web.Request) -> web.Response:
         seen = await self._looker.look(calls=True)
-        text = json.dumps(seen.for_page(time.monotonic()), separators=(",", ":"))
+        text = json.dumps(seen.for_page(), separators=(",", ":"))
         response = web.Response(text=text, content_type="application/json")
         response.enable_compression()
         return response
