@@ -2,7 +2,7 @@
 
 import ipaddress
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -59,6 +59,7 @@ class Figures:
         self.loop_lag = Histogram(LAG_BOUNDS_S)
         self.rtt = Histogram(RTT_BOUNDS_S)
         self.ended: Counter[str] = Counter()  # by reason
+        self.on_left: Callable[[LiveSession], None] = lambda session: None
         self._gone = Media()
 
     def look(self, session: LiveSession) -> None:
@@ -77,6 +78,7 @@ class Figures:
         self.look(session)
         self._gone.add(media(session))
         self.ended[session.end_reason] += 1
+        self.on_left(session)
 
     def snapshot(self, sessions: Iterable[LiveSession], pacer: Pacer) -> dict[str, Any]:
         """All of it as JSON has it; `sessions`: those that have not left."""

@@ -16,6 +16,7 @@ from voicerelay import __version__
 from voicerelay.shm import rundir
 from voicerelay.shm.counters import Block, TransceiverCounter
 from voicerelay.transceiver.figures import vitals
+from voicerelay.transceiver.records import CallRecords
 from voicerelay.transceiver.registry import Registry
 from voicerelay.transceiver.session import LiveSession
 from voicerelay.transceiver.signalling.problem import problem, problems
@@ -32,11 +33,19 @@ _DRAINING = TransceiverCounter.__members__.get("DRAINING")
 class Internal:
     """Sessions and figures of one transceiver. `agent`: who speaks with the callers."""
 
-    def __init__(self, registry: Registry, block: Block, pacer: Pacer, agent: str) -> None:
+    def __init__(
+        self,
+        registry: Registry,
+        block: Block,
+        pacer: Pacer,
+        agent: str,
+        records: CallRecords | None = None,
+    ) -> None:
         self._registry = registry
         self._block = block
         self._pacer = pacer
         self._agent = agent
+        self._records = records
         self._runner: web.AppRunner | None = None
 
     async def start(self, run_dir: Path) -> None:
@@ -100,6 +109,8 @@ class Internal:
             "agent": self._agent,
             "sessions": registry.sessions,
             "max_sessions": block.get(TransceiverCounter.MAX_SESSIONS),
+            "records_written": self._records.written if self._records else 0,
+            "records_dropped": self._records.dropped if self._records else 0,
             "draining": bool(_DRAINING and block.get(_DRAINING)),
         }
         return web.json_response(

@@ -22,7 +22,9 @@ from voicerelay.transceiver.directory import Directory
 from voicerelay.transceiver.internal import Internal
 from voicerelay.transceiver.mux import Mux
 from voicerelay.transceiver.realtime.backend import Backend, backend_app
+from voicerelay.transceiver.records import CallRecords, RecordsError, record_of
 from voicerelay.transceiver.registry import Registry
+from voicerelay.transceiver.session import LiveSession
 from voicerelay.transceiver.settings import TransceiverSettings
 from voicerelay.transceiver.signalling.access import Access, objection
 from voicerelay.transceiver.signalling.app import Signalling
@@ -101,13 +103,16 @@ class TransceiverProcess:
         self._look_at_host(registry)
         self._beat(block, pacer, registry)
         self._collect(registry)
-        internal = Internal(registry, block, pacer, self._agent)
+        records: CallRecords | None = None
         front: Front | None = None
+        internal: Internal | None = None
         try:
+            records = self._record(registry)
+            internal = Internal(registry, block, pacer, self._agent, records)
             await internal.start(self._run_dir)
             front = self._front(registry, siblings, region, block)
             await front.start()
-        except FrontError as exc:
+        except (FrontError, RecordsError) as exc:
             self._lifeline.fail(str(exc))
         else:
             self._lifeline.ready()
@@ -115,9 +120,28 @@ class TransceiverProcess:
         await registry.close_all("the server is stopping")
         if front is not None:
             await front.stop()
-        await internal.stop()
+        if internal is not None:
+            await internal.stop()
         await siblings.close()
+        for session in registry.live():  # that did not end in time
+            registry.figures.left(session)
+        if records is not None:
+            records.close()
         mux.close()
+
+    def _record(self, registry: Registry) -> CallRecords | None:
+        """Have a record written of each call that ends. Raises RecordsError."""
+        settings = self._settings
+        if not settings.call_records:
+            return None
+        records = CallRecords(settings.call_records)
+
+        def left(session: LiveSession) -> None:
+            now = time.monotonic()
+            records.put(record_of(session, settings.slot, self._agent, now, time.time()))
+
+        registry.figures.on_left = left
+        return records
 
     def _front(self, registry: Registry, siblings: Siblings, region: Region, block: Block) -> Front:
         settings, counters = self._settings, region.counters
