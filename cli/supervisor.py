@@ -155,9 +155,10 @@ class Supervisor:
             self._child(f"transceiver {i}", "voicerelay.transceiver", self._transceiver_settings(i))
             for i in range(config.transceivers)
         ]
-        await self._begin(relays + transceivers)
+        admin = []
         if config.admin_address is not None:
-            await self._begin([self._child("admin", "voicerelay.cli.admin", self._admin_settings)])
+            admin = [self._child("admin", "voicerelay.cli.admin", self._admin_settings)]
+        await self._begin(relays + transceivers + admin)
         self._watch_control(control)
 
     async def _begin(self, children: list[Child]) -> None:
