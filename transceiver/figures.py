@@ -4,6 +4,7 @@ import ipaddress
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from typing import Any
 
 from voicerelay.shm.path import unpack_path
@@ -144,6 +145,7 @@ def contract_of(path: str) -> str:
     return next((name for start, name in _CONTRACTS if path.startswith(start)), "other")
 
 
+@lru_cache(maxsize=1024)
 def masked(host: str) -> str:
     """An address without the part that tells one customer of a provider from another."""
     address = ipaddress.ip_address(host)

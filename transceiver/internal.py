@@ -24,7 +24,7 @@ from voicerelay.transceiver.voice.pacer import Pacer
 
 BACKLOG = 16
 SHUTDOWN_S = 0.5
-CALLS_A_ROUND = 8  # of the event loop
+CALLS_A_ROUND = 4  # of the event loop
 MAX_REASON_CHARS = 100
 ENDED = "ended by the operator"
 _DRAINING = TransceiverCounter.__members__.get("DRAINING")

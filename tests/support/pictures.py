@@ -16,12 +16,8 @@ RATE = 48_000  # Hz
 CALLS = 11  # beside the demo page's own
 TALK_S = 45.0
 PATIENCE_S = 60.0
-# name -> width, height, colours
-OPERATOR = {
-    "operator-page": (1280, 1180, "light"),
-    "operator-page-dark": (1280, 1180, "dark"),
-    "operator-page-narrow": (420, 1500, "light"),
-}
+WIDTH = 1280
+OPERATOR = {"operator-page": "light", "operator-page-dark": "dark"}  # name -> colours
 
 # Further calls from the demo page: whole browsers' ends, with RTCP.
 MORE_CALLS = """(async () => {
@@ -41,13 +37,9 @@ MORE_CALLS = """(async () => {
 
 async def shoot(browser: Browser, path: Path, width: int, height: int, scheme: str) -> None:
     """The page as it is, of this size (CSS pixels)."""
-    await browser.command(
-        "Emulation.setDeviceMetricsOverride",
-        width=width,
-        height=height,
-        deviceScaleFactor=1,
-        mobile=False,
-    )
+    await browser.command("Emulation.setScrollbarsHidden", hidden=True)
+    size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
+    await browser.command("Emulation.setDeviceMetricsOverride", **size)
     feature = {"name": "prefers-color-scheme", "value": scheme}
     await browser.command("Emulation.setEmulatedMedia", features=[feature])
     await browser.evaluate("new Promise(done => setTimeout(done, 1500))")  # a look or two
@@ -70,8 +62,9 @@ async def take(running: Server, admin: str, into: Path, voice: Path) -> None:
         rows = "document.querySelectorAll('#calls tbody tr').length"
         await operator.wait_for(f"{rows} === {CALLS + 1}", PATIENCE_S)
         await asyncio.sleep(TALK_S)  # so that lines have a past
-        for name, (width, height, scheme) in OPERATOR.items():
-            await shoot(operator, into / f"{name}.png", width, height, scheme)
+        for name, scheme in OPERATOR.items():
+            height = await operator.evaluate("document.body.scrollHeight")
+            await shoot(operator, into / f"{name}.png", WIDTH, height, scheme)
 
 
 def main() -> None:
@@ -82,7 +75,7 @@ def main() -> None:
         with wave.open(str(voice), "wb") as file:
             file.setparams((1, 2, RATE, 0, "NONE", ""))
             file.writeframes(speech(10.0, RATE).tobytes())
-        with server(extra=["--admin", admin]) as running:
+        with server(extra=["--admin", admin, "--steering", "off"], ready_timeout_s=90) as running:
             asyncio.run(take(running, f"http://{admin}/", into, voice))
 
 
