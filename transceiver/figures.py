@@ -78,8 +78,12 @@ class Figures:
         """A call has ended."""
         self.look(session)
         self._gone.add(media(session))
-        self.ended[session.end_reason] += 1
+        self.count_end(session.end_reason)
         self.on_left(session)
+
+    def count_end(self, reason: str) -> None:
+        """A call has ended for this reason; what an operator wrote stands behind a colon."""
+        self.ended[reason.partition(":")[0]] += 1
 
     def snapshot(self, sessions: Iterable[LiveSession], pacer: Pacer) -> dict[str, Any]:
         """All of it as JSON has it; `sessions`: those that have not left."""

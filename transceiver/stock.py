@@ -151,6 +151,7 @@ class StockCall:
         self._over = True
         if self._begun:
             log.info("session %s ended: %s", self.short_id, reason)
+            self._registry.figures.count_end(reason)
         self._registry.leave(self)
         self._farewell = asyncio.get_running_loop().create_task(self._close())
 

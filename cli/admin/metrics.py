@@ -38,19 +38,23 @@ HISTOGRAMS = {
     "event_loop_lag": ("loop_lag_s", "How late a timer of each 0.1 s came."),
     "rtt": ("rtt_s", "Round trip to clients, by RTCP; once a call and second."),
 }
-# Reasons of an end that are our own words; all others, such as an operator's, are "other".
+# Reasons of an end, up to a colon; all others are "other".
 REASONS = {
     "the client hung up": "hung_up",
     "the client hung up (DELETE)": "hung_up",
     "hung up": "hung_up",
     "the client let the agent go (disconnect-bot)": "hung_up",
+    "closed by the app or the client": "hung_up",
     "closed by the agent": "agent_closed",
     "the agent has finished": "agent_finished",
     "the agent failed": "agent_failed",
     "the agent was cancelled": "agent_failed",
     "no media within the setup time": "setup_timeout",
-    "consent expired: no checks from the client": "consent_expired",
+    "consent expired": "consent_expired",
+    "ended by the operator": "operator",
     "ICE or DTLS failed": "dtls_failed",
+    "DTLS failed": "dtls_failed",
+    "its webrtc_id cannot be had": "refused",
     "its voice failed": "internal_error",
     "internal error": "internal_error",
     "the server is stopping": "stopping",

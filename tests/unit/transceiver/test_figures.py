@@ -48,7 +48,7 @@ def test_the_phases_of_a_set_up_count_once_each() -> None:
             # when it is looked at twice, and ends
             seen.look(session)
             seen.look(session)
-            session.end("for a test")
+            session.end("for a test: with words of somebody's own")
             seen.left(session)
 
             # then

@@ -31,7 +31,8 @@ def figures(pid: int, observed: float = 0.03, **more: Any) -> dict[str, Any]:
     for histogram in (*seen.setup.values(), seen.loop_lag, seen.rtt):
         histogram.observe(observed)
     seen.ended["hung up"] = 2
-    seen.ended[f"ended by the operator: {MARKUP}"] = 1
+    seen.ended["ended by the operator"] = 3
+    seen.ended[MARKUP] = 1
     seen._gone.add(Media(100, 90, 8000, 7200, 4, 3))
     told = seen.snapshot([], NoPacer())  # type: ignore[arg-type]
     return told | {"pid": pid, "generation": pid, "agent": "mine:app", "draining": False} | more

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,9 +11,10 @@ from prometheus_client.parser import text_string_to_metric_families as plain
 from prometheus_client.samples import Sample
 
 from tests.unit.cli.admin.looks import look
-from voicerelay.cli.admin.metrics import Metrics
+from voicerelay.cli.admin.metrics import REASONS, Metrics
 from voicerelay.cli.admin.snapshot import Snapshot
 
+TRANSCEIVER = Path(__file__).parents[4] / "transceiver"
 OPEN_METRICS = "application/openmetrics-text; version=1.0.0"
 LABELS = {"relay", "transceiver", "kind", "reason", "direction", "phase", "le", "version", "plane"}
 
@@ -58,10 +60,11 @@ def test_a_call_more_is_not_a_series_more() -> None:
     assert len(samples(fewer)) == len(samples(more))
 
 
-def test_what_an_operator_wrote_is_no_label() -> None:
+def test_a_reason_that_is_not_ours_is_no_label() -> None:
     found = samples(look())
 
     assert value(found, "sessions_ended_total", reason="hung_up") == 2
+    assert value(found, "sessions_ended_total", reason="operator") == 3
     assert value(found, "sessions_ended_total", reason="other") == 1
     assert not any("onerror" in str(sample) for sample in found)
 
@@ -115,3 +118,12 @@ def test_no_counter_goes_back_when_processes_are_replaced() -> None:
         first |= second
     received = ("kind", "received"), ("relay", "0")
     assert first["voicerelay_relay_packets_total", received] == 1001
+
+
+def test_every_reason_of_the_transceiver_has_a_label() -> None:
+    said: set[str] = set()
+    for path in TRANSCEIVER.rglob("*.py"):
+        said |= set(re.findall(r"\.end\(\s*\"([^\"]+)\"", path.read_text()))
+
+    assert len(said) > 8
+    assert {reason.partition(":")[0] for reason in said} <= set(REASONS)
