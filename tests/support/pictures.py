@@ -14,9 +14,10 @@ from tests.support.voices import speech
 
 RATE = 48_000  # Hz
 CALLS = 11  # beside the demo page's own
-TALK_S = 45.0
+TALK_S = 30.0
 PATIENCE_S = 60.0
-WIDTH = 1280
+WIDTH = 1280  # of the operator's page; it is as high as it must be
+DEMO_SIZE = (1000, 760)
 OPERATOR = {"operator-page": "light", "operator-page-dark": "dark"}  # name -> colours
 
 # Further calls from the demo page: whole browsers' ends, with RTCP.
@@ -35,11 +36,15 @@ MORE_CALLS = """(async () => {
 })()"""
 
 
-async def shoot(browser: Browser, path: Path, width: int, height: int, scheme: str) -> None:
-    """The page as it is, of this size (CSS pixels)."""
+async def resize(browser: Browser, width: int, height: int) -> None:
+    """CSS pixels."""
     await browser.command("Emulation.setScrollbarsHidden", hidden=True)
     size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
     await browser.command("Emulation.setDeviceMetricsOverride", **size)
+
+
+async def shoot(browser: Browser, path: Path, scheme: str = "light") -> None:
+    """The page as it is."""
     feature = {"name": "prefers-color-scheme", "value": scheme}
     await browser.command("Emulation.setEmulatedMedia", features=[feature])
     await browser.evaluate("new Promise(done => setTimeout(done, 1500))")  # a look or two
@@ -55,16 +60,18 @@ async def take(running: Server, admin: str, into: Path, voice: Path) -> None:
         state = "document.querySelector('main').dataset.state"
         await caller.wait_for(f"{state} === 'connected'", PATIENCE_S)
         await caller.wait_for("window.voicerelay.stats.rtt_ms > 0", PATIENCE_S)
-        await shoot(caller, into / "demo-page.png", 1000, 760, "light")
+        await resize(caller, *DEMO_SIZE)
+        await shoot(caller, into / "demo-page.png")
 
         await operator.goto(admin)
         await caller.evaluate(MORE_CALLS.replace("COUNT", str(CALLS)))
         rows = "document.querySelectorAll('#calls tbody tr').length"
         await operator.wait_for(f"{rows} === {CALLS + 1}", PATIENCE_S)
         await asyncio.sleep(TALK_S)  # so that lines have a past
+        await resize(operator, WIDTH, 100)
+        await resize(operator, WIDTH, await operator.evaluate("document.body.scrollHeight"))
         for name, scheme in OPERATOR.items():
-            height = await operator.evaluate("document.body.scrollHeight")
-            await shoot(operator, into / f"{name}.png", WIDTH, height, scheme)
+            await shoot(operator, into / f"{name}.png", scheme)
 
 
 def main() -> None:
