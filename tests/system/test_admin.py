@@ -21,7 +21,7 @@ from voicerelay.cli.figures import TransceiverFigures
 
 pytestmark = pytest.mark.system
 
-PATIENCE_S = 10.0
+PATIENCE_S = 20.0
 CALLS = 3
 
 
