@@ -40,7 +40,7 @@ def instance() -> Iterator[Instance]:
     with tempfile.TemporaryDirectory(prefix="vr-") as folder:
         records = Path(folder) / "calls.jsonl"
         extra = ["--admin", admin, "--call-records", str(records)]
-        with server(app="tests.support.pcm_echo:app", extra=extra) as running:
+        with server(app="tests.support.pcm_echo:app", extra=extra, ready_timeout_s=60) as running:
             yield Instance(running, f"http://{admin}", records)
 
 
