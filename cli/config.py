@@ -71,6 +71,8 @@ class Config:
     ice_servers: Path | None = None
     sessions_per_key: int = 0
     log_format: str = "auto"
+    admin: str = ""
+    call_records: str = ""
 
     def __post_init__(self) -> None:
         faults = list(self._faults())
@@ -85,6 +87,11 @@ class Config:
         if len(str(self.run_dir.absolute()).encode()) > MAX_RUN_DIR_BYTES:
             yield f"--run-dir: the path has more than {MAX_RUN_DIR_BYTES} bytes"
         yield from self._backend_faults()
+        if self.admin:
+            try:
+                parse_http(self.admin, "--admin")
+            except UserError as exc:
+                yield exc.message
         if self.api_key_file is not None:
             try:
                 load_keys(self.api_key_file)
@@ -111,6 +118,11 @@ class Config:
     def agent(self) -> str:
         """Who speaks with the callers, for a person to read; no key can be in it."""
         return f"Realtime backend at {_host_of(self.backend)}" if self.backend else self.app
+
+    @property
+    def admin_address(self) -> tuple[str, int] | None:
+        """Host and port of the admin process; None when there is none."""
+        return parse_http(self.admin, "--admin") if self.admin else None
 
     def _backend_faults(self) -> Iterator[str]:
         if not self.backend:
@@ -158,11 +170,13 @@ def parse_origins(texts: Iterable[str]) -> tuple[str, ...]:
         raise UserError(f"--cors-origin: {exc}") from None
 
 
-def parse_http(text: str) -> tuple[str, int]:
-    """Host and port of `--http`. Raises UserError."""
+def parse_http(text: str, option: str = "--http") -> tuple[str, int]:
+    """Host and port of an option. Raises UserError."""
     match = _HTTP.fullmatch(text)
     if match is None or not 1 <= int(match["port"]) <= 65535:
-        raise UserError(f'--http: "{text}" is not HOST:PORT, such as {DEFAULT_HTTP} or [::1]:8080')
+        raise UserError(
+            f'{option}: "{text}" is not HOST:PORT, such as {DEFAULT_HTTP} or [::1]:8080'
+        )
     return match["v6"] or match["host"], int(match["port"])
 
 

@@ -19,6 +19,7 @@ from voicerelay.cli.sources import Sources
 from voicerelay.cli.status import read_status, render, with_instance
 from voicerelay.cli.token import token
 from voicerelay.shm import logs
+from voicerelay.transceiver.signalling.cors import is_loopback
 
 
 @click.group(cls=OneLineGroup, context_settings={"help_option_names": ["-h", "--help"]})
@@ -83,6 +84,16 @@ def banner(config: Config, hosts: list[str], steered: bool) -> str:
             f"  agent   {config.agent}",
             f"  calls   {config.callers}",
             f"  runs    {config.relays} relays, {config.transceivers} transceivers, 1 control",
+            *_admin_line(config),
             "  stop    Ctrl-C     look: voicerelay status",
         ]
     )
+
+
+def _admin_line(config: Config) -> list[str]:
+    """Where operators look, and who else can."""
+    if config.admin_address is None:
+        return []
+    host, port = config.admin_address
+    warning = "" if is_loopback(host) else "  (open to whoever reaches it)"
+    return [f"  admin   http://{host_port(host, port)}/{warning}"]

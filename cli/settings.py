@@ -261,6 +261,28 @@ SETTINGS = (
         example="/run/voicerelay/3478",
     ),
     Setting(
+        "admin",
+        INSTANCE,
+        str,
+        "",
+        "Metrics, health and the operator's page, with nobody asked who they are: keep it on loopback "
+        "or a network of operators.",
+        metavar="HOST:PORT",
+        unset="off",
+        example="127.0.0.1:9090",
+    ),
+    Setting(
+        "call-records",
+        INSTANCE,
+        str,
+        "",
+        "A line of JSON for each call that has ended, to a file, the journal or (-) standard output.",
+        metavar="FILE|journal|-",
+        unset="none",
+        example="/var/log/voicerelay/calls.jsonl",
+        reloadable=True,
+    ),
+    Setting(
         "log-level",
         INSTANCE,
         str,

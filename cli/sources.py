@@ -77,6 +77,7 @@ class Sources:
             "run_dir": self.effective("run-dir"),
             "api_key_file": _absolute(values["api_key_file"]),
             "ice_servers": _absolute(values["ice_servers"]),
+            "call_records": records_target(values["call_records"]),
             "backend_key_file": str(_absolute(values["backend_key_file"]) or ""),
         }
         try:
@@ -105,6 +106,11 @@ class Sources:
             if rest and option == BY_NAME[name].option:
                 return f"{_label(BY_NAME[name], found.source, found.place)}: {rest}"
         return fault
+
+
+def records_target(text: str) -> str:
+    """Where call records go; a path is meant from the working directory."""
+    return text if text in ("", "-", "journal") else str(Path(text).absolute())
 
 
 def gather(

@@ -66,10 +66,15 @@ def find_run_dir(run_dir: Path | None, port: int | None) -> Path:
 def read_status(run_dir: Path) -> dict[str, Any]:
     """Everything `status --json` prints. Raises NotRunning."""
     try:
-        described = json.loads((run_dir / rundir.INSTANCE_FILE).read_text())
         region = Region.attach(rundir.region_name(run_dir))
+        return status_of(run_dir, region)
     except (OSError, ValueError, RegionMismatch) as exc:
         raise NotRunning(f"the instance in {run_dir} cannot be read: {exc}") from None
+
+
+def status_of(run_dir: Path, region: Region) -> dict[str, Any]:
+    """The same of a region that is attached already. Raises OSError or ValueError."""
+    described = json.loads((run_dir / rundir.INSTANCE_FILE).read_text())
     counters = region.counters
     control = counters.control()
     relays = [

@@ -13,6 +13,7 @@ from dataclasses import asdict
 
 from voicerelay import __version__
 from voicerelay.cli import network
+from voicerelay.cli.admin.settings import AdminSettings
 from voicerelay.cli.child import Child
 from voicerelay.cli.config import Config
 from voicerelay.cli.errors import UserError
@@ -154,7 +155,10 @@ class Supervisor:
             self._child(f"transceiver {i}", "voicerelay.transceiver", self._transceiver_settings(i))
             for i in range(config.transceivers)
         ]
-        await self._begin(relays + transceivers)
+        admin = []
+        if config.admin_address is not None:
+            admin = [self._child("admin", "voicerelay.cli.admin", self._admin_settings)]
+        await self._begin(relays + transceivers + admin)
         self._watch_control(control)
 
     async def _begin(self, children: list[Child]) -> None:
@@ -214,9 +218,10 @@ class Supervisor:
         look()
 
     async def _stop_all(self) -> None:
-        """Transceivers first, so that they can say goodbye; control last."""
+        """Transceivers before relays, so that they can say goodbye; control last."""
         self._stopping = True
         groups = [
+            [c for c in self._children if c.name == "admin"],
             [c for c in self._children if c.name.startswith("transceiver")],
             [c for c in self._children if c.name.startswith("relay")],
             [c for c in self._children if c.name == "control"],
@@ -297,8 +302,18 @@ class Supervisor:
                     backend=config.backend,
                     backend_key_file=config.backend_key_file,
                     backend_vad=config.backend_vad,
+                    call_records=config.call_records,
                 )
             )
+        )
+
+    def _admin_settings(self, lifeline: int) -> str:
+        config = self._config
+        assert config.admin_address is not None
+        host, port = config.admin_address
+        parent, level = os.getpid(), config.log_level
+        return json.dumps(
+            asdict(AdminSettings(str(config.run_dir), host, port, lifeline, parent, level))
         )
 
     def _write_instance_file(self) -> None:

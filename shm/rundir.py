@@ -32,6 +32,11 @@ def http_socket(run_dir: Path, slot: int) -> Path:
     return run_dir / f"http-{slot}.sock"
 
 
+def figures_socket(run_dir: Path, slot: int) -> Path:
+    """Where a transceiver tells operators of its calls, and ends them."""
+    return run_dir / f"figures-{slot}.sock"
+
+
 def region_name(run_dir: Path) -> str:
     """Shared-memory name of the instance whose run directory this is."""
     digest = hashlib.blake2s(str(run_dir.resolve()).encode(), digest_size=6).hexdigest()

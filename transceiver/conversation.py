@@ -62,6 +62,11 @@ class Conversation(Session):
         """Enough to find the session in a log, too little to end it."""
         return self._id[-6:]
 
+    @property
+    def voice(self) -> VoicePath | None:
+        """The RTP of the call, once media has keys."""
+        return self._voice
+
     def listen(self, rate: int = DEFAULT_LISTEN_RATE) -> Unread[Pcm]:
         return self._hearing.listen(rate)
 
@@ -116,7 +121,7 @@ class Conversation(Session):
             duration_s=round(time.monotonic() - self.begun_at, 3),
             packets_in=self.packets_in,
             packets_out=voice.sent if voice else 0,
-            packets_lost_in=max(0, inbound.lost) if inbound else 0,
+            packets_lost_in=voice.lost_in if voice else 0,
             recovered_ms=mended.recovered_ms,
             concealed_ms=mended.concealed_ms,
             silent_ms=mended.silent_ms,

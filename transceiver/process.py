@@ -19,9 +19,12 @@ from voicerelay.transceiver import headroom, seam, stock_seam
 from voicerelay.transceiver.affinity import pin
 from voicerelay.transceiver.agent import App, AppError, AsgiApp, Session, load_app
 from voicerelay.transceiver.directory import Directory
+from voicerelay.transceiver.internal import Internal
 from voicerelay.transceiver.mux import Mux
 from voicerelay.transceiver.realtime.backend import Backend, backend_app
+from voicerelay.transceiver.records import CallRecords, RecordsError, record_of
 from voicerelay.transceiver.registry import Registry
+from voicerelay.transceiver.session import LiveSession
 from voicerelay.transceiver.settings import TransceiverSettings
 from voicerelay.transceiver.signalling.access import Access, objection
 from voicerelay.transceiver.signalling.app import Signalling
@@ -100,11 +103,16 @@ class TransceiverProcess:
         self._look_at_host(registry)
         self._beat(block, pacer, registry)
         self._collect(registry)
+        records: CallRecords | None = None
         front: Front | None = None
+        internal: Internal | None = None
         try:
+            records = self._record(registry)
+            internal = Internal(registry, block, pacer, self._agent, records)
+            await internal.start(self._run_dir)
             front = self._front(registry, siblings, region, block)
             await front.start()
-        except FrontError as exc:
+        except (FrontError, RecordsError) as exc:
             self._lifeline.fail(str(exc))
         else:
             self._lifeline.ready()
@@ -112,8 +120,28 @@ class TransceiverProcess:
         await registry.close_all("the server is stopping")
         if front is not None:
             await front.stop()
+        if internal is not None:
+            await internal.stop()
         await siblings.close()
+        for session in registry.live():  # that did not end in time
+            registry.figures.left(session)
+        if records is not None:
+            records.close()
         mux.close()
+
+    def _record(self, registry: Registry) -> CallRecords | None:
+        """Have a record written of each call that ends. Raises RecordsError."""
+        settings = self._settings
+        if not settings.call_records:
+            return None
+        records = CallRecords(settings.call_records)
+
+        def left(session: LiveSession) -> None:
+            now = time.monotonic()
+            records.put(record_of(session, settings.slot, self._agent, now, time.time()))
+
+        registry.figures.on_left = left
+        return records
 
     def _front(self, registry: Registry, siblings: Siblings, region: Region, block: Block) -> Front:
         settings, counters = self._settings, region.counters
@@ -126,7 +154,7 @@ class TransceiverProcess:
             return AsgiServer(OwnerFirst(self._app, around), settings)
         info = {
             "version": __version__,
-            "agent": "Realtime backend" if settings.backend else settings.app,
+            "agent": self._agent,
             "candidates": [f"{host}:{port}" for host, port in settings.candidates],
         }
         try:
@@ -141,6 +169,11 @@ class TransceiverProcess:
         names = Names(region.route_reader(), self._directory)
         signalling = Signalling(registry, siblings, counters, block, names, access, info, servers)
         return SignallingFront(signalling, settings)
+
+    @property
+    def _agent(self) -> str:
+        """Who speaks with the callers; an URL may hold more than others should know."""
+        return "Realtime backend" if self._settings.backend else self._settings.app
 
     def _signalled(self, number: int) -> None:
         if number == signal.SIGTERM:  # on Ctrl-C the supervisor decides
@@ -167,6 +200,8 @@ class TransceiverProcess:
         now = time.monotonic()
         lag = now - due if due is not None else 0.0
         block.set(TransceiverCounter.LOOP_LAG_US, max(0, round(lag * 1e6)))
+        if due is not None and self._registry is not None:
+            self._registry.figures.loop_lag.observe(max(0.0, lag))
         block.set(TransceiverCounter.FRAME_LATENESS_P99_US, round(pacer.lateness(0.99) * 1e6))
         block.set(TransceiverCounter.OVERLOADED, int(registry.overloaded))
         if self._mux is not None:

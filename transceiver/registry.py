@@ -14,6 +14,7 @@ from voicerelay.shm.counters import Block, TransceiverCounter
 from voicerelay.shm.ufrag import make_ufrag
 from voicerelay.transceiver.agent import Agent, Request
 from voicerelay.transceiver.directory import CONTROL_GONE, Directory, DirectoryError
+from voicerelay.transceiver.figures import Figures
 from voicerelay.transceiver.ice import Credentials
 from voicerelay.transceiver.mux import Mux
 from voicerelay.transceiver.session import LiveSession
@@ -97,6 +98,7 @@ class Registry:
         self._max_sessions = max_sessions
         self._pacer = pacer
         self.shortage = ""  # what the host gives too little of; see headroom
+        self.figures = Figures()
         self._by_id: dict[str, Member] = {}
         self._by_number: dict[int, Member] = {}
         self._numbers = itertools.cycle(range(1, 1 << 32))
@@ -126,6 +128,10 @@ class Registry:
     def get(self, public_id: str) -> LiveSession | None:
         found = self._by_id.get(public_id)
         return found if isinstance(found, LiveSession) else None
+
+    def live(self) -> list[LiveSession]:
+        """All sessions of our own that have not left; not the peer connections of an app."""
+        return [found for found in self._by_id.values() if isinstance(found, LiveSession)]
 
     def identity(self) -> tuple[str, int]:
         """A fresh public id and number for a member to be."""
@@ -211,6 +217,8 @@ class Registry:
         for session in list(self._by_id.values()):
             try:
                 session.sweep(now)
+                if isinstance(session, LiveSession):
+                    self.figures.look(session)
             except Exception:
                 log.exception("session %s: sweep", session.short_id)
                 session.end("internal error")
@@ -219,6 +227,7 @@ class Registry:
     async def _remove_when_ended(self, session: LiveSession) -> None:
         await session.ended.wait()
         self.leave(session)
+        self.figures.left(session)
 
     def _count(self) -> None:
         self._block.set(TransceiverCounter.SESSIONS, len(self._by_id))

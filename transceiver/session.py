@@ -16,6 +16,7 @@ from voicerelay.transceiver.channels import DataChannel
 from voicerelay.transceiver.conversation import Conversation
 from voicerelay.transceiver.directory import Directory
 from voicerelay.transceiver.ice import Credentials
+from voicerelay.transceiver.milestones import Milestone, Milestones
 from voicerelay.transceiver.mux import Mux
 from voicerelay.transceiver.negotiate import NotAcceptable
 from voicerelay.transceiver.reach import Reach
@@ -74,8 +75,8 @@ class LiveSession(Conversation):
         self.state = State.NEW
         self.ended = asyncio.Event()
         self.end_reason = ""
-        self.created_at = self._offered_at = time.monotonic()
-        self.connected_at: float | None = None
+        self._offered_at = time.monotonic()
+        self.milestones = Milestones(self._offered_at)
         self.relay: int | None = None
         self._agent = agent
         self._mux = mux
@@ -97,6 +98,7 @@ class LiveSession(Conversation):
                 raise NotAcceptable("the session was ended while it began")
             self._peer = peer = answer(offer, self)
             self._move(State.CHECKING)
+            self.milestones.reach(Milestone.ANSWERED, time.monotonic())
         except BaseException:
             self._reach.close()
             raise
@@ -253,6 +255,7 @@ class LiveSession(Conversation):
 
     def _checked(self) -> None:
         if self._peer is not None:
+            self.milestones.reach(Milestone.CHECKED, time.monotonic())
             self._peer.ready()
 
     # ---- from the seam -----------------------------------------------------------------------
@@ -265,6 +268,11 @@ class LiveSession(Conversation):
     def password(self) -> str:
         return self._reach.ice.credentials.password.decode()
 
+    @property
+    def selected_path(self) -> bytes | None:
+        """Of the client, while it has one."""
+        return self._reach.ice.selected
+
     def send_datagram(self, data: bytes) -> None:
         """To the client, by the selected path; without one it counts as loss."""
         if self._reach.ice.selected is not None:
@@ -276,10 +284,11 @@ class LiveSession(Conversation):
         if self.state is not State.CHECKING:
             return
         self._move(State.CONNECTED)
-        self.connected_at = time.monotonic()
+        now = time.monotonic()
+        self.milestones.reach(Milestone.CONNECTED, now)
         self._voice = VoicePath(ssrc, payload_type, self.short_id)
         if self._agent_task is None:
-            self.begun_at = self.connected_at
+            self.begun_at = now
             self._agent_task = asyncio.get_running_loop().create_task(self._run_agent())
         early, self._early = self._early, []
         for data, path in early:
@@ -287,7 +296,7 @@ class LiveSession(Conversation):
         log.info(
             "session %s connected in %.0f ms",
             self.short_id,
-            (self.connected_at - self._offered_at) * 1000,
+            (now - self._offered_at) * 1000,
             extra={"session": self.short_id},
         )
 

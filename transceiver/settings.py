@@ -23,6 +23,7 @@ class TransceiverSettings:
 
     `candidates`: host and port of each listen address. `pin`: stay on one core. `backend`: URL of a
     Realtime server that takes the place of `app`; its key is in a file, as arguments can be seen.
+    `call_records`: a path, "journal", "-" for standard output, empty for none.
     """
 
     run_dir: str
@@ -42,6 +43,7 @@ class TransceiverSettings:
     backend: str = ""
     backend_key_file: str = ""
     backend_vad: bool = False
+    call_records: str = ""
 
     @classmethod
     def from_json(cls, text: str) -> "TransceiverSettings":

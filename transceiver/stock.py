@@ -153,6 +153,7 @@ class StockCall:
         if self._begun:
             told = {"session": self.short_id, "reason": reason}
             log.info("session %s ended: %s", self.short_id, reason, extra=told)
+            self._registry.figures.count_end(reason)
         self._registry.leave(self)
         self._farewell = asyncio.get_running_loop().create_task(self._close())
 

@@ -1,6 +1,7 @@
 """How late voice frames leave, and what follows from it: cheaper encoding first, then no new calls."""
 
 import math
+from operator import add
 from typing import Final
 
 BUCKET_S: Final = 0.00025
@@ -22,7 +23,16 @@ RELIEVED_S: Final = 0.003  # the p99 of all windows below it: new calls again
 class Lateness:
     """Histograms of the last seconds; each second that ends is judged."""
 
-    __slots__ = ("_calm", "_counts", "_ends_at", "_late", "_windows", "level", "overloaded")
+    __slots__ = (
+        "_calm",
+        "_counts",
+        "_ends_at",
+        "_late",
+        "_windows",
+        "counts",
+        "level",
+        "overloaded",
+    )
 
     def __init__(self, now: float) -> None:
         self.level = 0  # of load, 0 to MAX_LOAD_LEVEL
@@ -30,6 +40,7 @@ class Lateness:
         self._counts = [0] * BUCKETS  # of the second that runs
         self._windows: list[list[int]] = []  # of those that have ended, newest last
         self._ends_at = now + WINDOW_S
+        self.counts = [0] * BUCKETS  # of all seconds that have ended
         self._calm = self._late = 0  # seconds running
 
     def add(self, lateness_s: float, frames: int = 1) -> None:
@@ -54,6 +65,7 @@ class Lateness:
     def _end_window(self) -> None:
         newest, self._counts = self._counts, [0] * BUCKETS
         self._windows = [*self._windows[1 - WINDOWS :], newest]
+        self.counts = list(map(add, self.counts, newest))
         p99 = _percentile([newest], 0.99) if sum(newest) >= MIN_FRAMES else 0.0
         self._step(p99)
         self._late = self._late + 1 if p99 > OVERLOADED_S else 0

@@ -154,6 +154,11 @@ class Pacer:
         self._lateness.advance(self._clock())
         return self._lateness.percentile(share)
 
+    def lateness_counts(self) -> list[int]:
+        """Frames since the process began, by how late they left: lateness.BUCKETS of BUCKET_S each."""
+        self._lateness.advance(self._clock())
+        return self._lateness.counts
+
     def _arm(self) -> None:
         """One timer, for the earliest turn."""
         due = self._schedule.next_due()

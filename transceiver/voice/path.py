@@ -77,16 +77,19 @@ class VoicePath:
         "_given",
         "_rest",
         "_sent_at",
-        "_sent_octets",
         "_sequence",
         "_started",
         "_timestamp",
+        "heard_at",
         "inbound",
+        "octets_in",
         "payload_type",
         "remote_fraction_lost",
+        "remote_lost",
         "remote_reports",
         "rtt_s",
         "sent",
+        "sent_octets",
         "ssrc",
     )
 
@@ -96,10 +99,13 @@ class VoicePath:
         self._cname = cname
         self.inbound: InboundStream | None = None
         self.remote_fraction_lost = 0.0
+        self.remote_lost = 0  # packets, by the peer's latest report
         self.remote_reports = 0
+        self.heard_at: float | None = None  # the first packet
+        self.octets_in = 0  # of payload, as is sent_octets
         self.rtt_s: float | None = None
         self.sent = 0
-        self._sent_octets = 0
+        self.sent_octets = 0
         self._sent_at = 0.0
         self._sequence = secrets.randbelow(1 << 15)  # away from a wrap before SRTP's first index
         self._timestamp = secrets.randbits(32)
@@ -107,6 +113,11 @@ class VoicePath:
         self._given: tuple[int, int] | None = None
         self._started = False
         self._rest = 0.0  # frames by which the clock is ahead of our timestamp
+
+    @property
+    def lost_in(self) -> int:
+        """Packets of the present stream that have not come; late ones make it less again."""
+        return max(0, self.inbound.lost) if self.inbound else 0
 
     def receive(self, data: bytes, now: float) -> rtp.RtpPacket:
         """One decrypted RTP packet. Raises RtpError.
@@ -120,6 +131,9 @@ class VoicePath:
         if stream is None or stream.ssrc != packet.ssrc:
             stream = self.inbound = InboundStream(packet.ssrc, packet.sequence, packet.sequence)
             self._given = None
+            if self.heard_at is None:
+                self.heard_at = now
+        self.octets_in += len(packet.payload)
         stream.add(packet.sequence, packet.timestamp, now)
         return packet
 
@@ -158,7 +172,7 @@ class VoicePath:
         self._sequence &= 0xFFFF
         self._timestamp &= 0xFFFFFFFF
         self.sent += 1
-        self._sent_octets += len(payload)
+        self.sent_octets += len(payload)
         return rtp.pack_rtp(
             marker, self.payload_type, self._sequence, self._timestamp, self.ssrc, payload
         )
@@ -182,13 +196,14 @@ class VoicePath:
             # The timestamp belongs to the same instant as the NTP time (RFC 3550 §6.4.1).
             since = int((now - self._sent_at) * CLOCK_RATE_HZ)
             timestamp = (self._timestamp + since) & 0xFFFFFFFF
-            sender = rtp.SenderInfo(_ntp(wall), timestamp, self.sent, self._sent_octets)
+            sender = rtp.SenderInfo(_ntp(wall), timestamp, self.sent, self.sent_octets)
         if not blocks and sender is None:
             return None
         return rtp.build_report(self.ssrc, self._cname, sender, blocks)
 
     def _take_report(self, block: rtp.ReportBlock, wall: float) -> None:
         self.remote_fraction_lost = block.fraction_lost / 256
+        self.remote_lost = block.lost
         self.remote_reports += 1
         if block.last_sr:
             round_trip = ((_ntp(wall) >> 16) - block.last_sr - block.delay) & 0xFFFFFFFF

@@ -215,3 +215,10 @@ def test_a_key_file_holds_one_key(tmp_path: Path) -> None:
     assert replace(GOOD, backend=BACKEND, backend_key_file=str(file)).agent.endswith(
         "brain.example"
     )
+
+
+def test_an_admin_address_is_read_like_the_other_one() -> None:
+    assert GOOD.admin_address is None
+    assert replace(GOOD, admin="[::1]:9090").admin_address == ("::1", 9090)
+    with pytest.raises(UserError, match='--admin: "9090" is not HOST:PORT'):
+        replace(GOOD, admin="9090")

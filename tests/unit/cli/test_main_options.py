@@ -84,6 +84,8 @@ VARIABLES = {
     "VOICERELAY_OPEN": "1",
     "VOICERELAY_CORS_ORIGIN": "https://a.org http://b.org",
     "VOICERELAY_SESSIONS_PER_KEY": "7",
+    "VOICERELAY_ADMIN": "[::1]:9090",
+    "VOICERELAY_CALL_RECORDS": "journal",
 }
 BY_VARIABLES = Config(
     app="mine:app",
@@ -103,6 +105,8 @@ BY_VARIABLES = Config(
     open=True,
     cors_origins=("https://a.org", "http://b.org"),
     sessions_per_key=7,
+    admin="[::1]:9090",
+    call_records="journal",
 )
 
 
@@ -170,3 +174,19 @@ def test_the_banner_promises_no_demo_page_of_an_app_that_may_have_another() -> N
 
     assert shown.startswith("voicerelay is ready: open http://")
     assert "press Call" not in shown
+
+
+@pytest.mark.parametrize(
+    ("admin", "line"),
+    [
+        ("127.0.0.1:9090", "  admin   http://127.0.0.1:9090/"),
+        ("[::1]:9090", "  admin   http://[::1]:9090/"),
+        ("0.0.0.0:9090", "  admin   http://0.0.0.0:9090/  (open to whoever reaches it)"),
+    ],
+)
+def test_the_banner_tells_where_operators_look_and_who_else_can(admin: str, line: str) -> None:
+    config = replace(BY_VARIABLES, admin=admin)
+
+    assert line in banner(config, ["192.0.2.1"], steered=False).splitlines()
+    without = replace(config, admin="")
+    assert "admin" not in banner(without, ["192.0.2.1"], steered=False)

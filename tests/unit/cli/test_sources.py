@@ -97,3 +97,17 @@ def test_what_a_reload_cannot_change_is_named() -> None:
     assert need_a_start(old, old) == []
     assert need_a_start(old, new) == ["port", "run-dir", "http"]
     assert BY_NAME["max-sessions"].reloadable
+
+
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [("", ""), ("-", "-"), ("journal", "journal"), ("/x/calls", "/x/calls")],
+)
+def test_call_records_go_where_they_are_meant_to(given: str, meant: str) -> None:
+    assert gather({"call-records": given}, {}).config().call_records == meant
+
+
+def test_a_path_for_call_records_is_meant_from_here() -> None:
+    assert gather({"call-records": "calls"}, {}).config().call_records == str(
+        Path("calls").absolute()
+    )

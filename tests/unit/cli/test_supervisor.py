@@ -15,6 +15,7 @@ import pytest
 
 from tests.system.conftest import steering_unavailable
 from voicerelay.cli import network
+from voicerelay.cli.admin.settings import AdminSettings
 from voicerelay.cli.config import Config
 from voicerelay.cli.errors import UserError
 from voicerelay.cli.supervisor import Supervisor
@@ -205,3 +206,12 @@ def test_a_steered_instance_without_pins_says_why_and_leaves_nothing(
     assert line == f"kernel steering is not pinned: {described['unpinned_because']}"
     supervisor.release()
     assert set(os.listdir("/proc/self/fd")) <= before
+
+
+def test_the_admin_process_is_told_where_to_look_and_to_answer(config: Config) -> None:
+    supervisor = Supervisor(replace(config, admin="[::1]:9090"))
+
+    told = AdminSettings.from_json(supervisor._admin_settings(8))
+
+    assert (told.run_dir, told.host, told.port) == (str(config.run_dir), "::1", 9090)
+    assert (told.lifeline, told.parent) == (8, os.getpid())

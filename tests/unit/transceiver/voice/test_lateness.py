@@ -120,3 +120,16 @@ def test_a_long_quiet_brings_everything_to_rest_at_once() -> None:
     lateness.advance(1e6)
 
     assert (lateness.level, lateness.overloaded, lateness.percentile(1.0)) == (0, False, 0.0)
+
+
+def test_every_frame_of_the_seconds_that_have_ended_stays_counted() -> None:
+    # given more seconds than those that judge, one of them late, and one that runs
+    seconds = Seconds()
+    seconds.of(EASY_S, 3 * WINDOWS, frames=10)
+    seconds.of(LATE_S, frames=7)
+
+    lateness = seconds.of(EASY_S, WINDOWS, frames=0)
+    lateness.add(EASY_S)
+
+    assert sum(lateness.counts) == 3 * WINDOWS * 10 + 7
+    assert sum(lateness.counts[int(OVERLOADED_S / BUCKET_S) :]) == 7

@@ -76,6 +76,17 @@ def test_another_payload_type_or_none_at_all_keeps_its_place_empty(data: bytes) 
     assert voice.inbound is not None
 
 
+def test_what_has_come_is_counted_in_octets_of_payload_from_the_first_packet_on() -> None:
+    voice = path()
+    assert (voice.heard_at, voice.octets_in, voice.lost_in) == (None, 0, 0)
+
+    voice.receive(rtp(1), 5.0)
+    voice.receive(rtp(3), 5.04)
+    voice.receive(rtp(9, ssrc=99), 6.0)
+
+    assert (voice.heard_at, voice.octets_in) == (5.0, 3 * len(b"opus"))
+
+
 def test_what_is_not_rtp_is_refused() -> None:
     with pytest.raises(RtpError):
         path().receive(b"\x80", 0.0)
@@ -387,6 +398,7 @@ def test_the_round_trip_comes_from_lsr_and_dlsr(
 
     assert voice.rtt_s == (rtt_s if rtt_s is None else pytest.approx(rtt_s, abs=1e-4))
     assert (voice.remote_fraction_lost, voice.remote_reports) == (0.25, 1)
+    assert voice.remote_lost == 3
 
 
 def test_a_report_about_somebody_else_or_without_lsr_gives_no_round_trip() -> None:

@@ -1,0 +1,68 @@
+"""The admin process: reads the shared counters, asks transceivers, serves HTTP. Its death costs nothing."""
+
+import asyncio
+import logging
+import signal
+import socket
+from pathlib import Path
+
+import uvloop
+from aiohttp import web
+
+from voicerelay.cli.admin.settings import AdminSettings
+from voicerelay.cli.admin.snapshot import Looker
+from voicerelay.cli.admin.web import AdminWeb
+from voicerelay.shm import rundir
+from voicerelay.shm.lifeline import Lifeline, die_with_parent
+from voicerelay.shm.region import Region, RegionMismatch
+from voicerelay.transceiver.signalling.cors import is_loopback
+
+SHUTDOWN_S = 0.5
+BACKLOG = 64
+
+log = logging.getLogger("voicerelay.admin")
+
+
+class AdminError(Exception):
+    """It cannot serve; the message says why."""
+
+
+async def serve(settings: AdminSettings, lifeline: Lifeline) -> None:
+    """Until SIGTERM or the supervisor's end. Raises AdminError."""
+    loop, stopped = asyncio.get_running_loop(), asyncio.Event()
+    loop.add_signal_handler(signal.SIGTERM, stopped.set)
+    loop.add_signal_handler(signal.SIGINT, lambda: None)  # on Ctrl-C the supervisor decides
+    lifeline.watch(stopped.set)
+    run_dir = Path(settings.run_dir)
+    try:
+        region = Region.attach(rundir.region_name(run_dir))
+    except RegionMismatch as exc:
+        raise AdminError(f"cannot read the shared counters: {exc}") from None
+    admin = AdminWeb(Looker(run_dir, region), is_loopback(settings.host))
+    runner = web.AppRunner(
+        admin.application(), access_log=None, handle_signals=False, shutdown_timeout=SHUTDOWN_S
+    )
+    await runner.setup()
+    try:
+        await web.TCPSite(
+            runner, settings.host, settings.port, backlog=BACKLOG, reuse_address=True
+        ).start()
+    except (OSError, socket.gaierror) as exc:
+        await runner.cleanup()
+        raise AdminError(f"--admin {settings.host}:{settings.port}: {exc.strerror}") from None
+    lifeline.ready()
+    await stopped.wait()
+    await runner.cleanup()
+
+
+def main(settings: AdminSettings) -> None:
+    if settings.parent:
+        die_with_parent(settings.parent)
+    logging.basicConfig(level=settings.log_level.upper(), format="%(levelname)s admin: %(message)s")
+    lifeline = Lifeline(settings.lifeline)
+    try:
+        uvloop.run(serve(settings, lifeline))
+    except AdminError as exc:
+        lifeline.fail(str(exc))
+        log.error("%s", exc)
+        raise SystemExit(2) from None
