@@ -51,10 +51,10 @@ def find_run_dir(run_dir: Path | None, port: int | None) -> Path:
     """
     if run_dir is not None or port is not None:
         chosen = run_dir or default_run_dir(port or 0)
-        if not _is_running(chosen):
+        if not is_running(chosen):
             raise NotRunning(f"no instance runs in {chosen}; start one: voicerelay start")
         return chosen
-    running = [path for path in _directories(run_base()) if _is_running(path)]
+    running = [path for path in _directories(run_base()) if is_running(path)]
     if not running:
         raise NotRunning("no instance runs; start one: voicerelay start")
     if len(running) > 1:
@@ -199,7 +199,7 @@ def _directories(base: Path) -> list[Path]:
         return []
 
 
-def _is_running(run_dir: Path) -> bool:
+def is_running(run_dir: Path) -> bool:
     """Whether a supervisor holds the lock; a file without its holder is a leftover."""
     try:
         fd = os.open(run_dir / "lock", os.O_RDONLY | os.O_CLOEXEC)
