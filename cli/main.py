@@ -10,12 +10,15 @@ import click
 from voicerelay import __version__
 from voicerelay.cli.check import check_config, print_config
 from voicerelay.cli.config import DEFAULT_APP, Config
+from voicerelay.cli.doctor.command import doctor
 from voicerelay.cli.errors import OneLineGroup
 from voicerelay.cli.network import host_port
 from voicerelay.cli.options import with_settings
+from voicerelay.cli.sessions import sessions
 from voicerelay.cli.sources import Sources
 from voicerelay.cli.status import read_status, render, with_instance
 from voicerelay.cli.token import token
+from voicerelay.cli.top.command import top
 from voicerelay.transceiver.signalling.cors import is_loopback
 
 
@@ -65,6 +68,9 @@ def status(run_dir: Path, as_json: bool) -> None:
 main.add_command(token)
 main.add_command(check_config)
 main.add_command(print_config)
+main.add_command(sessions)
+main.add_command(top)
+main.add_command(doctor)
 
 
 def banner(config: Config, hosts: list[str], steered: bool) -> str:

@@ -6,7 +6,6 @@ from dataclasses import asdict
 
 import click
 
-from voicerelay.cli.doctor.examine import examine, render
 from voicerelay.cli.doctor.finding import State, count
 from voicerelay.cli.errors import UserError
 from voicerelay.cli.options import with_settings
@@ -30,6 +29,8 @@ def doctor(sources: Sources, as_json: bool, stun: str | None) -> None:
 
     Runs beside a running instance too. Exit code 1 when something would keep calls from working.
     """
+    from voicerelay.cli.doctor.examine import examine, render  # noqa: PLC0415  (keeps others quick)
+
     findings = examine(sources.config(), parse_server(stun) if stun else None)
     counts = count(findings)
     if as_json:
