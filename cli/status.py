@@ -97,7 +97,7 @@ class StatusReader:
 
 def status_of(run_dir: Path, region: Region) -> dict[str, Any]:
     """Of a region that is attached already. Raises OSError or ValueError."""
-    described = json.loads((run_dir / rundir.INSTANCE_FILE).read_text())
+    described: dict[str, Any] = json.loads((run_dir / rundir.INSTANCE_FILE).read_text())
     counters = region.counters
     control = counters.control()
     relays = [

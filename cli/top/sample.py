@@ -1,5 +1,6 @@
 """Takes one look at a running instance: shared memory, /proc, and what its transceivers tell."""
 
+import asyncio
 import os
 import time
 from dataclasses import dataclass, field
@@ -45,8 +46,7 @@ class Sampler:
     async def take(self) -> Sample:
         """Raises NotRunning."""
         status = self._reader.read()
-        figures = await self._figures.figures()
-        sessions = await self._figures.sessions()
+        figures, sessions = await asyncio.gather(self._figures.figures(), self._figures.sessions())
         processes = [*status["relays"], *status["transceivers"], status["control"] or {}]
         pids = [process["pid"] for process in processes if process]
         use = {pid: found for pid in pids if (found := use_of(pid)) is not None}
