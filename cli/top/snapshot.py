@@ -153,7 +153,9 @@ def _transceiver(one: Json, rates: _Rates) -> Json:
         "dropped_per_s": rates.dropped(one),
         "dropped": _dropped(one),
         "lateness_p50_ms": rates.lateness_ms(slot, 0.5),
-        "lateness_p99_ms": p99_ms if p99_ms is not None else one["frame_lateness_p99_us"] / 1000,
+        "lateness_p99_ms": p99_ms
+        if p99_ms is not None
+        else one["frame_lateness_p99_us"] / 1000 or None,
         "loop_lag_ms": one["loop_lag_us"] / 1000,
         "cpu_percent": rates.cpu_percent(pid),
         "rss_bytes": rates.rss_bytes(pid),
