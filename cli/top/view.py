@@ -115,13 +115,14 @@ def sort_sessions(sessions: Sequence[Json], sort: str, descending: bool) -> list
 def _title(shown: Json, state: State, trouble: str, width: int) -> Text:
     line = Text(no_wrap=True)
     line.append(f"voicerelay {shown['version']}", style="bold")
-    line.append(f"  UDP {shown['port']}  {shown['plane']}")
-    if shown["uptime_s"] is not None:
-        line.append(f"  up {duration(shown['uptime_s'])}")
-    line.append(f"  {shown['app']}", style=DIM)
+    line.append(f"  UDP {shown['port']}")
     if trouble:
         line.append(f"  {trouble}", style=BAD)
         return line
+    line.append(f"  {shown['plane']}")
+    if shown["uptime_s"] is not None:
+        line.append(f"  up {duration(shown['uptime_s'])}")
+    line.append(f"  {shown['app']}", style=DIM)
     note = "paused" if state.paused else f"every {state.interval_s:g} s"
     line.append(
         note.rjust(max(len(note) + 2, width - len(line))), style=NOTE if state.paused else DIM
