@@ -10,14 +10,17 @@ from voicerelay import __version__
 from voicerelay.cli.check import check_config, print_config
 from voicerelay.cli.config import DEFAULT_APP, Config
 from voicerelay.cli.dev import dev
+from voicerelay.cli.doctor.command import doctor
 from voicerelay.cli.errors import OneLineGroup
 from voicerelay.cli.init import init
 from voicerelay.cli.man import completion, man
 from voicerelay.cli.network import host_port
 from voicerelay.cli.options import with_settings
+from voicerelay.cli.sessions import sessions
 from voicerelay.cli.sources import Sources
 from voicerelay.cli.status import read_status, render, with_instance
 from voicerelay.cli.token import token
+from voicerelay.cli.top.command import top
 from voicerelay.shm import logs
 from voicerelay.transceiver.signalling.cors import is_loopback
 
@@ -70,6 +73,9 @@ main.add_command(init)
 main.add_command(dev)
 main.add_command(completion)
 main.add_command(man)
+main.add_command(sessions)
+main.add_command(top)
+main.add_command(doctor)
 
 
 def banner(config: Config, hosts: list[str], steered: bool) -> str:

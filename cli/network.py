@@ -23,7 +23,7 @@ def primary_address() -> str:
         with suppress(OSError), socket.socket(family, socket.SOCK_DGRAM) as sock:
             sock.connect((probe, 9))  # a UDP connect sends nothing, it only asks the routes
             return str(sock.getsockname()[0])
-    return next(iter(_host_addresses(4) + _host_addresses(6)), "127.0.0.1")
+    return next(iter(host_addresses(4) + host_addresses(6)), "127.0.0.1")
 
 
 def expand(listen: list[str]) -> list[str]:
@@ -34,7 +34,7 @@ def expand(listen: list[str]) -> list[str]:
     hosts: list[str] = []
     for text in listen or [primary_address()]:
         address = _parse(text, "--listen")
-        hosts += _host_addresses(address.version) if address.is_unspecified else [str(address)]
+        hosts += host_addresses(address.version) if address.is_unspecified else [str(address)]
     found = list(dict.fromkeys(hosts))
     if not found:
         raise UserError("--listen: the wildcard matches no address of this host; name one")
@@ -94,6 +94,18 @@ def receive_buffer_bytes(sockets: list[list[socket.socket]]) -> int:
     )
 
 
+def size_buffers(sock: socket.socket) -> None:
+    """As large as wanted, or as the host's limits allow."""
+    for force, plain, size in (
+        (_SO_RCVBUFFORCE, socket.SO_RCVBUF, RECEIVE_BUFFER_BYTES),
+        (_SO_SNDBUFFORCE, socket.SO_SNDBUF, SEND_BUFFER_BYTES),
+    ):
+        try:
+            sock.setsockopt(socket.SOL_SOCKET, force, size)
+        except PermissionError:
+            sock.setsockopt(socket.SOL_SOCKET, plain, size)  # capped by rmem_max, wmem_max
+
+
 def close_all(sockets: list[list[socket.socket]]) -> None:
     for group in sockets:
         for sock in group:
@@ -117,7 +129,8 @@ def _parse(text: str, option: str) -> ipaddress.IPv4Address | ipaddress.IPv6Addr
     return address
 
 
-def _host_addresses(version: int) -> list[str]:
+def host_addresses(version: int) -> list[str]:
+    """This host's own, neither loopback nor link-local; `version`: 4 or 6."""
     family = socket.AF_INET if version == 4 else socket.AF_INET6
     found = []
     for entries in psutil.net_if_addrs().values():
@@ -152,7 +165,7 @@ def _probe(host: str, port: int, kind: socket.SocketKind, name: str, option: str
             # In use: by an instance that is just ending. Not available: an IPv6 address whose
             # duplicate address detection is under way, as at boot.
             again = exc.errno == errno.EADDRINUSE or (
-                exc.errno == errno.EADDRNOTAVAIL and host in _host_addresses(6)
+                exc.errno == errno.EADDRNOTAVAIL and host in host_addresses(6)
             )
             if not again or time.monotonic() > deadline:
                 raise UserError(_explain(exc, host, port, name, option)) from None
@@ -164,14 +177,7 @@ def _bind_udp(host: str, port: int) -> socket.socket:
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
     if sock.family == socket.AF_INET6:
         sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-    for force, plain, size in (
-        (_SO_RCVBUFFORCE, socket.SO_RCVBUF, RECEIVE_BUFFER_BYTES),
-        (_SO_SNDBUFFORCE, socket.SO_SNDBUF, SEND_BUFFER_BYTES),
-    ):
-        try:
-            sock.setsockopt(socket.SOL_SOCKET, force, size)
-        except PermissionError:
-            sock.setsockopt(socket.SOL_SOCKET, plain, size)  # capped by rmem_max, wmem_max
+    size_buffers(sock)
     sock.bind((host, port))
     return sock
 

@@ -18,7 +18,7 @@ from voicerelay.cli.network import host_port
 from voicerelay.cli.options import Command, config_option, sources_of
 from voicerelay.shm import rundir
 from voicerelay.shm.counters import Block, ControlCounter, RelayCounter, TransceiverCounter
-from voicerelay.shm.region import Region, RegionMismatch
+from voicerelay.shm.region import Region, RegionMismatch, segment_inode
 
 HEARTBEAT_OLD_MS = 500
 
@@ -51,10 +51,10 @@ def find_run_dir(run_dir: Path | None, port: int | None) -> Path:
     """
     if run_dir is not None or port is not None:
         chosen = run_dir or default_run_dir(port or 0)
-        if not _is_running(chosen):
+        if not is_running(chosen):
             raise NotRunning(f"no instance runs in {chosen}; start one: voicerelay start")
         return chosen
-    running = [path for path in _directories(run_base()) if _is_running(path)]
+    running = [path for path in _directories(run_base()) if is_running(path)]
     if not running:
         raise NotRunning("no instance runs; start one: voicerelay start")
     if len(running) > 1:
@@ -65,16 +65,39 @@ def find_run_dir(run_dir: Path | None, port: int | None) -> Path:
 
 def read_status(run_dir: Path) -> dict[str, Any]:
     """Everything `status --json` prints. Raises NotRunning."""
-    try:
-        region = Region.attach(rundir.region_name(run_dir))
-        return status_of(run_dir, region)
-    except (OSError, ValueError, RegionMismatch) as exc:
-        raise NotRunning(f"the instance in {run_dir} cannot be read: {exc}") from None
+    return StatusReader(run_dir).read()
+
+
+class StatusReader:
+    """Reads one instance's status again and again; follows it over restarts of its parts."""
+
+    def __init__(self, run_dir: Path) -> None:
+        self._run_dir = run_dir
+        self._region: Region | None = None
+        self._segment = -1  # inode of the tables that are attached
+
+    def read(self) -> dict[str, Any]:
+        """Raises NotRunning."""
+        name = rundir.region_name(self._run_dir)
+        try:
+            segment = segment_inode(name)
+            if self._region is None or segment != self._segment:
+                self.close()
+                self._region, self._segment = Region.attach(name), segment
+            return status_of(self._run_dir, self._region)
+        except (OSError, ValueError, RegionMismatch) as exc:
+            self.close()
+            raise NotRunning(f"the instance in {self._run_dir} cannot be read: {exc}") from None
+
+    def close(self) -> None:
+        if self._region is not None:
+            self._region.close()
+            self._region = None
 
 
 def status_of(run_dir: Path, region: Region) -> dict[str, Any]:
-    """The same of a region that is attached already. Raises OSError or ValueError."""
-    described = json.loads((run_dir / rundir.INSTANCE_FILE).read_text())
+    """Of a region that is attached already. Raises OSError or ValueError."""
+    described: dict[str, Any] = json.loads((run_dir / rundir.INSTANCE_FILE).read_text())
     counters = region.counters
     control = counters.control()
     relays = [
@@ -84,9 +107,10 @@ def status_of(run_dir: Path, region: Region) -> dict[str, Any]:
         _process(block, TransceiverCounter) | {"slot": slot, "generation": block.generation}
         for slot, block in counters.transceivers()
     ]
-    status: dict[str, Any] = described | {
+    return described | {
         "run_dir": str(run_dir),
         "tool_version": __version__,
+        "uptime_s": _uptime_s(described.get("pid", 0)),
         "capacity": region.sizes.capacity,
         "sockets": _sockets_of(described),
         "control": _process(control, ControlCounter) if control.pid else None,
@@ -97,15 +121,23 @@ def status_of(run_dir: Path, region: Region) -> dict[str, Any]:
         "sessions": sum(t["sessions"] for t in transceivers),
         "dropped": _sum_of(relays + transceivers),
     }
-    del control, relays, transceivers, counters
-    return status
+
+
+def _uptime_s(pid: int) -> float | None:
+    """How long a process runs; None when it is gone."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()
+        started_s = int(fields[19]) / os.sysconf("SC_CLK_TCK")  # proc_pid_stat(5): starttime
+    except (OSError, ValueError, IndexError):
+        return None
+    return round(time.clock_gettime(time.CLOCK_BOOTTIME) - started_s, 1)
 
 
 def render(status: dict[str, Any]) -> str:
     """The same for a person."""
     listen = " ".join(f"{host_port(host, status['port'])}/udp" for host in status["listen"])
     lines = [
-        f"voicerelay {status['version']}  pid {status['pid']}  {status['app']}",
+        _head(status),
         f"listens on {listen}, HTTP {status['http']}",
         _plane(status),
         "  ".join(f"{status[what]} {what}" for what in ("sessions", "routes", "flows", "sockets"))
@@ -117,13 +149,35 @@ def render(status: dict[str, Any]) -> str:
         beat = f"{process['heartbeat_ms']:.0f} ms"
         if process["heartbeat_ms"] > HEARTBEAT_OLD_MS:
             beat += "!"
-        up = f"{process['uptime_s']:.0f} s"
+        up = duration(process["uptime_s"])
         lines.append(f"{name:<16}{process['pid']:>8}{up:>10}{beat:>9}  {work}")
     lost = sum(one["socket_overflows"] for one in status["relays"] + status["transceivers"])
     drops = {reason: count for reason, count in status["dropped"].items() if count}
     drops |= {"socket_overflow": lost} if lost else {}
     lines += ["", "dropped: " + (", ".join(f"{r} {n}" for r, n in drops.items()) or "nothing")]
     return "\n".join(lines)
+
+
+def _head(status: dict[str, Any]) -> str:
+    """What runs and since when; and when this command is of another version than what it shows."""
+    line = f"voicerelay {status['version']}  pid {status['pid']}  {status['app']}"
+    if status["uptime_s"] is not None:
+        line += f"  up {duration(status['uptime_s'])}"
+    if status["tool_version"] != status["version"]:
+        line += f"  (this command is of {status['tool_version']})"
+    return line
+
+
+def duration(seconds: float) -> str:
+    """For a person, in its two largest units: 42s, 3m07s, 5h02m, 12d04h."""
+    minutes, rest_s = divmod(int(seconds), 60)
+    hours, rest_m = divmod(minutes, 60)
+    days, rest_h = divmod(hours, 24)
+    if days:
+        return f"{days}d{rest_h:02}h"
+    if hours:
+        return f"{hours}h{rest_m:02}m"
+    return f"{minutes}m{rest_s:02}s" if minutes else f"{rest_s}s"
 
 
 def _plane(status: dict[str, Any]) -> str:
@@ -199,7 +253,7 @@ def _directories(base: Path) -> list[Path]:
         return []
 
 
-def _is_running(run_dir: Path) -> bool:
+def is_running(run_dir: Path) -> bool:
     """Whether a supervisor holds the lock; a file without its holder is a leftover."""
     try:
         fd = os.open(run_dir / "lock", os.O_RDONLY | os.O_CLOEXEC)

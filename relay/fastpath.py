@@ -65,7 +65,8 @@ class FastPathMissing(Exception):
     """The loop in C is not there; the message says why."""
 
 
-def _open_library() -> ctypes.CDLL:
+def open_library() -> ctypes.CDLL:
+    """The loop, ready to be run. Raises FastPathMissing."""
     if not LIBRARY.exists():
         raise FastPathMissing("it was not built; install a C compiler, then voicerelay")
     try:
@@ -97,7 +98,7 @@ class FastPath:
         routes: TableReader,
         flows: TableReader,
     ) -> None:
-        self._run = _open_library().fastpath_run
+        self._run = open_library().fastpath_run
         self._tables = routes, flows  # the thread reads their memory
         self._block = block
         self._block.set(RelayCounter.COMPILED, 1)

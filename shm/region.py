@@ -196,6 +196,11 @@ def remove_segments(name: str) -> bool:
     return removed
 
 
+def segment_inode(name: str) -> int:
+    """Changes when another region takes the name. Raises OSError when there is none."""
+    return (_SHM_DIR / _tables_name(name)).stat().st_ino
+
+
 def _tables_name(name: str) -> str:
     return f"{name}.tables"
 

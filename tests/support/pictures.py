@@ -10,6 +10,7 @@ from tempfile import TemporaryDirectory
 
 from tests.support.browsers import Browser, chromium
 from tests.support.server import Server, free_port, server
+from tests.support.top_picture import draw_top
 from tests.support.voices import speech
 
 RATE = 48_000  # Hz
@@ -67,11 +68,17 @@ async def take(running: Server, admin: str, into: Path, voice: Path) -> None:
         await caller.evaluate(MORE_CALLS.replace("COUNT", str(CALLS)))
         rows = "document.querySelectorAll('#calls tbody tr').length"
         await operator.wait_for(f"{rows} === {CALLS + 1}", PATIENCE_S)
-        await asyncio.sleep(TALK_S)  # so that lines have a past
+        top = into / "top.svg"
+        # So that lines have a past.
+        size, _ = await asyncio.gather(draw_top(running, top), asyncio.sleep(TALK_S))
         await resize(operator, WIDTH, 100)
         await resize(operator, WIDTH, await operator.evaluate("document.body.scrollHeight"))
         for name, scheme in OPERATOR.items():
             await shoot(operator, into / f"{name}.png", scheme)
+        await resize(operator, *size)
+        await operator.goto(top.resolve().as_uri())
+        await shoot(operator, into / "top.png", "dark")
+        top.unlink()
 
 
 def main() -> None:

@@ -11,10 +11,18 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
+from voicerelay import __version__
 from voicerelay.cli import status as module
 from voicerelay.cli.errors import NotRunning, UserError
 from voicerelay.cli.main import main
-from voicerelay.cli.status import HEARTBEAT_OLD_MS, find_run_dir, read_status, render
+from voicerelay.cli.status import (
+    HEARTBEAT_OLD_MS,
+    StatusReader,
+    duration,
+    find_run_dir,
+    read_status,
+    render,
+)
 from voicerelay.shm import rundir
 from voicerelay.shm.counters import (
     HEARTBEAT_NS,
@@ -220,3 +228,53 @@ def test_programs_get_json(instance: tuple[Path, Region]) -> None:
     found: dict[str, Any] = json.loads(result.stdout)
     assert result.exit_code == 0
     assert found["run_dir"] == str(instance[0])
+
+
+def test_age_and_versions_are_shown(instance: tuple[Path, Region]) -> None:
+    run_dir, _ = instance
+    (run_dir / rundir.INSTANCE_FILE).write_text(json.dumps(DESCRIBED | {"pid": os.getpid()}))
+
+    status = read_status(run_dir)
+
+    assert status["uptime_s"] > 0
+    assert f"up {duration(status['uptime_s'])}" in render(status)
+    assert f"(this command is of {__version__})" in render(status)
+    assert "this command" not in render(status | {"tool_version": "1.2.3"})
+
+
+def test_the_age_of_a_process_that_is_gone_is_not_known(instance: tuple[Path, Region]) -> None:
+    run_dir, _ = instance
+    (run_dir / rundir.INSTANCE_FILE).write_text(json.dumps(DESCRIBED | {"pid": 1 << 30}))
+
+    status = read_status(run_dir)
+
+    assert status["uptime_s"] is None
+    assert " up " not in render(status).splitlines()[0]
+
+
+def test_a_reader_follows_the_instance_to_other_tables(instance: tuple[Path, Region]) -> None:
+    run_dir, region = instance
+    reader = StatusReader(run_dir)
+    assert len(reader.read()["relays"]) == 1
+
+    # when control makes the tables anew
+    region.close()
+    sizes = Sizes.for_capacity(MIN_CAPACITY)
+    fresh = Region.create(rundir.region_name(run_dir), bytes(16), sizes)
+
+    assert reader.read()["relays"] == []
+    fresh.close()
+
+    # and when the instance goes away
+    remove_segments(rundir.region_name(run_dir))
+    with pytest.raises(NotRunning):
+        reader.read()
+    reader.close()
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0, "0s"), (59.9, "59s"), (187, "3m07s"), (18_120, "5h02m"), (1_051_200, "12d04h")],
+)
+def test_durations_have_two_units(seconds: float, text: str) -> None:
+    assert duration(seconds) == text

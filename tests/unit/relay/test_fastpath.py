@@ -341,7 +341,7 @@ def test_without_a_usable_library_it_says_why(
     monkeypatch.setattr(fastpath, "LIBRARY", library)
 
     with pytest.raises(FastPathMissing, match=says):
-        fastpath._open_library()
+        fastpath.open_library()
 
 
 @needs_library
@@ -349,4 +349,4 @@ def test_a_library_of_another_version_is_refused(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(fastpath, "VERSION", fastpath.VERSION + 1)
 
     with pytest.raises(FastPathMissing, match="another version"):
-        fastpath._open_library()
+        fastpath.open_library()

@@ -27,6 +27,7 @@ from voicerelay.shm.region import (
     boot_id,
     power_of_two,
     remove_segments,
+    segment_inode,
 )
 from voicerelay.shm.table import Entry, TableFull
 
@@ -332,3 +333,16 @@ def test_the_boot_id_is_stable() -> None:
     assert boot_id() == boot_id()
     assert len(boot_id()) == 16
     assert boot_id() != bytes(16)
+
+
+def test_another_region_under_the_name_is_another_segment(name: str) -> None:
+    region = Region.create(name, INSTANCE, SIZES)
+    first = segment_inode(name)
+    again = Region.create(name, INSTANCE, SIZES)
+
+    assert segment_inode(name) != first
+    region.close()
+    again.close()
+    remove_segments(name)
+    with pytest.raises(FileNotFoundError):
+        segment_inode(name)

@@ -1,0 +1,1 @@
+"""`voicerelay doctor`: facts are gathered, then judged, then told with a mend for each."""
