@@ -71,12 +71,12 @@ def _command(command: click.Command, ctx: click.Context, path: str) -> Iterator[
     yield f".SS {_text(path)} {_text(pieces)}"
     for paragraph in textwrap.dedent(command.help or "").strip().split("\n\n"):
         yield from (".PP", _text(" ".join(paragraph.split())))
+    yield from _options(command, ctx)
     if isinstance(command, click.Group):
         for name in command.list_commands(ctx):
             inner = command.get_command(ctx, name)
             if inner is not None and not inner.hidden:
                 yield from _command(inner, click.Context(inner, ctx, name), f"{path} {name}")
-    yield from _options(command, ctx)
 
 
 def _options(command: click.Command, ctx: click.Context) -> Iterator[str]:

@@ -311,10 +311,16 @@ class Supervisor:
         config = self._config
         assert config.admin_address is not None
         host, port = config.admin_address
-        parent, level = os.getpid(), config.log_level
-        return json.dumps(
-            asdict(AdminSettings(str(config.run_dir), host, port, lifeline, parent, level))
+        settings = AdminSettings(
+            run_dir=str(config.run_dir),
+            host=host,
+            port=port,
+            lifeline=lifeline,
+            parent=os.getpid(),
+            log_level=config.log_level,
+            log_format=config.log_format,
         )
+        return json.dumps(asdict(settings))
 
     def _write_instance_file(self) -> None:
         config = self._config

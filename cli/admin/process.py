@@ -12,7 +12,7 @@ from aiohttp import web
 from voicerelay.cli.admin.settings import AdminSettings
 from voicerelay.cli.admin.snapshot import Looker
 from voicerelay.cli.admin.web import AdminWeb
-from voicerelay.shm import rundir
+from voicerelay.shm import logs, rundir
 from voicerelay.shm.lifeline import Lifeline, die_with_parent
 from voicerelay.shm.region import Region, RegionMismatch
 from voicerelay.transceiver.signalling.cors import is_loopback
@@ -58,7 +58,7 @@ async def serve(settings: AdminSettings, lifeline: Lifeline) -> None:
 def main(settings: AdminSettings) -> None:
     if settings.parent:
         die_with_parent(settings.parent)
-    logging.basicConfig(level=settings.log_level.upper(), format="%(levelname)s admin: %(message)s")
+    logs.set_up("admin", settings.log_level, settings.log_format)
     lifeline = Lifeline(settings.lifeline)
     try:
         uvloop.run(serve(settings, lifeline))

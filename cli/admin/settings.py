@@ -14,6 +14,7 @@ class AdminSettings:
     lifeline: int = -1
     parent: int = 0
     log_level: str = "info"
+    log_format: str = "auto"
 
     @classmethod
     def from_json(cls, text: str) -> "AdminSettings":
