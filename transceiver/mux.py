@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import Protocol
 
 from voicerelay.shm.counters import Block, TransceiverCounter
-from voicerelay.shm.frame import MAX_DATAGRAM_BYTES, MAX_FRAME_BYTES, FrameError, split_frame
+from voicerelay.shm.frame import MAX_FRAME_BYTES, FrameError, split_frame
 from voicerelay.shm.overflow import overflows
-from voicerelay.shm.path import Address, address_path, unpack_path
+from voicerelay.shm.path import unpack_path
 from voicerelay.shm.rundir import SOCKET_MODE
 from voicerelay.shm.stun import BINDING_REQUEST, server_ufrag
+from voicerelay.transceiver.intake import Intake
 
 MAX_FRAMES_DRAIN = 16  # a wake-up and relay
-MAX_STEERED_DRAIN = 64  # packets a wake-up, when the kernel steers
 MAX_CACHED_ADDRESSES = 16_384
 MAX_RELAY_LINKS = 256
 DSCP_EF_TOS = 46 << 2  # RFC 8837 §5: interactive voice
@@ -45,7 +45,7 @@ class Mux:
         self.by_path: dict[bytes, Endpoint] = {}
         self._public: list[socket.socket] = []
         self._steered = False
-        self._paths: dict[tuple[int, Address], bytes] = {}
+        self._intakes: list[Intake] = []
         self._addresses: dict[bytes, tuple[str, int]] = {}
         self._listener: socket.socket | None = None
         self._links: dict[int, socket.socket] = {}
@@ -69,7 +69,8 @@ class Mux:
         for local, sock in enumerate(sockets):
             sock.setblocking(False)
             if steered:
-                self._loop.add_reader(sock.fileno(), self._public_readable, local, sock)
+                intake = Intake(self._loop, local, sock, self.dispatch, self._not_webrtc)
+                self._intakes.append(intake)
             v6 = sock.family == socket.AF_INET6
             level, option = (
                 (socket.IPPROTO_IPV6, socket.IPV6_TCLASS)
@@ -115,6 +116,11 @@ class Mux:
         self._links.clear()
         self._close_public()
 
+    def _not_webrtc(self) -> None:
+        """An empty or oversized datagram, in the balance like any other."""
+        self._block.words[_RECEIVED] += 1
+        self.drop(TransceiverCounter.DROPPED_NOT_WEBRTC)
+
     def _accept(self) -> None:
         assert self._listener is not None
         try:
@@ -148,31 +154,12 @@ class Mux:
             except FrameError:
                 self.drop(TransceiverCounter.DROPPED_MALFORMED_FRAME)
 
-    def _public_readable(self, local: int, sock: socket.socket) -> None:
-        """Packets that the kernel steered here: the same dispatch, without a relay."""
-        for _ in range(MAX_STEERED_DRAIN):
-            try:
-                data, address = sock.recvfrom(MAX_DATAGRAM_BYTES + 1)
-            except OSError:
-                return
-            if not 0 < len(data) <= MAX_DATAGRAM_BYTES:
-                self._block.add(TransceiverCounter.PACKETS_RECEIVED)
-                self.drop(TransceiverCounter.DROPPED_NOT_WEBRTC)
-                continue
-            path = self._paths.get((local, address))
-            if path is None:
-                if len(self._paths) >= MAX_CACHED_ADDRESSES:
-                    self._paths.clear()
-                path = address_path(local, address)
-                self._paths[local, address] = path
-            self.dispatch(data, path, None)
-
     def _close_public(self) -> None:
+        for intake in self._intakes:
+            intake.close()
         for sock in self._public:
-            if self._steered:
-                self._loop.remove_reader(sock.fileno())
             sock.close()
-        self._public = []
+        self._public, self._intakes = [], []
 
     def dispatch(self, data: bytes, path: bytes, relay: int | None) -> None:
         """One datagram. A session counts what it drops itself."""

@@ -14,12 +14,12 @@ from voicerelay.shm import stun
 from voicerelay.shm.counters import BLOCK_BYTES, Block, TransceiverCounter
 from voicerelay.shm.frame import MAX_DATAGRAM_BYTES, entry_header
 from voicerelay.shm.path import PATH_BYTES, pack_path
+from voicerelay.shm.receive import MAX_BATCH
 from voicerelay.transceiver.mux import (
     DSCP_EF_TOS,
     MAX_CACHED_ADDRESSES,
     MAX_FRAMES_DRAIN,
     MAX_RELAY_LINKS,
-    MAX_STEERED_DRAIN,
     Mux,
 )
 
@@ -304,13 +304,13 @@ def test_what_the_kernel_steers_here_is_dispatched_like_what_relays_bring() -> N
 
             # when a check, media and then more than one wake-up's worth arrive
             client.connect(public.getsockname())
-            for data in (check(), *([RTP] * (MAX_STEERED_DRAIN + 1))):
+            for data in (check(), *([RTP] * (MAX_BATCH + 1))):
                 client.send(data)
             await until(lambda: bool(here.by_ufrag.stun))
 
             # then a wake-up takes its share and the rest follows, none of it from a relay
-            assert here.get(TransceiverCounter.PACKETS_RECEIVED) == MAX_STEERED_DRAIN
-            await until(lambda: len(here.by_path.other) == MAX_STEERED_DRAIN + 1)
+            assert here.get(TransceiverCounter.PACKETS_RECEIVED) == MAX_BATCH
+            await until(lambda: len(here.by_path.other) == MAX_BATCH + 1)
             assert here.by_ufrag.stun == [(check(), path, None)]
             assert set(here.by_path.other) == {(RTP, path, None)}
 
