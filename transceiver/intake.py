@@ -10,7 +10,7 @@ import math
 import socket
 import time
 from collections.abc import Callable
-from typing import Final
+from typing import Final, Protocol
 
 from voicerelay.shm.frame import MAX_DATAGRAM_BYTES
 from voicerelay.shm.receive import MAX_BATCH, Batch, Source, source_path
@@ -23,26 +23,35 @@ WEIGHT: Final = 0.25  # of the newest look in the average
 BUSY: Final = 1.0  # packets that come in LOOK_S, on average
 MAX_CACHED_PATHS: Final = 16_384
 
-Dispatch = Callable[[bytes, bytes, None], None]
+
+class Taker(Protocol):
+    """Who is given the datagrams."""
+
+    def take(self, data: bytes, path: bytes, relay: int | None) -> None:
+        """One of those that have come together."""
+
+    def refuse(self) -> None:
+        """One that is empty or too long."""
+
+    def hand_on(self) -> None:
+        """That was the last."""
 
 
 class Intake:
-    """One public socket's. `dispatch(datagram, path, None)`; `refuse()` for what is too short or long."""
+    """One public socket's; `local` is the index of its listen address."""
 
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,
         local: int,
         sock: socket.socket,
-        dispatch: Dispatch,
-        refuse: Callable[[], None],
+        taker: Taker,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._loop = loop
         self._local = local
         self._fd = sock.fileno()
-        self._dispatch = dispatch
-        self._refuse = refuse
+        self._taker = taker
         self._clock = clock
         self._batch = Batch(sock.family)
         self._paths: dict[Source, bytes] = {}
@@ -81,14 +90,15 @@ class Intake:
         """Hand on what has come, at most MAX_BATCH; whether to wait before the next look."""
         batch = self._batch
         count = batch.receive(self._fd)
-        store, sizes, path_of, dispatch = batch.store, batch.sizes, self._paths.get, self._dispatch
+        store, sizes, path_of, taker = batch.store, batch.sizes, self._paths.get, self._taker
         for (start, at), source in zip(batch.places, batch.sources(count), strict=False):
             size = sizes[at]
             if 0 < size <= MAX_DATAGRAM_BYTES:
                 path = path_of(source) or self._meet(source)
-                dispatch(bytes(store[start : start + size]), path, None)
+                taker.take(bytes(store[start : start + size]), path, None)
             else:
-                self._refuse()
+                taker.refuse()
+        taker.hand_on()
         return self._busy(count, self._clock()) and count < MAX_BATCH
 
     def _busy(self, count: int, now: float) -> bool:

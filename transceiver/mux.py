@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import socket
+from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
@@ -13,6 +14,7 @@ from voicerelay.shm.path import unpack_path
 from voicerelay.shm.rundir import SOCKET_MODE
 from voicerelay.shm.stun import BINDING_REQUEST, server_ufrag
 from voicerelay.transceiver.intake import Intake
+from voicerelay.transceiver.voice.rtp import RtpPacket
 
 MAX_FRAMES_DRAIN = 16  # a wake-up and relay
 MAX_CACHED_ADDRESSES = 16_384
@@ -23,6 +25,8 @@ _RECEIVED = TransceiverCounter.PACKETS_RECEIVED.value
 _DELIVERED = TransceiverCounter.PACKETS_DELIVERED.value
 _SENT = TransceiverCounter.PACKETS_SENT.value
 _FRAMES_RECEIVED = TransceiverCounter.FRAMES_RECEIVED.value
+
+Ear = Callable[[RtpPacket, float], None]
 
 
 class Endpoint(Protocol):
@@ -47,6 +51,7 @@ class Mux:
         self._steered = False
         self._intakes: list[Intake] = []
         self._addresses: dict[bytes, tuple[str, int]] = {}
+        self._media: list[tuple[Ear, RtpPacket, float]] = []
         self._listener: socket.socket | None = None
         self._links: dict[int, socket.socket] = {}
 
@@ -69,7 +74,7 @@ class Mux:
         for local, sock in enumerate(sockets):
             sock.setblocking(False)
             if steered:
-                intake = Intake(self._loop, local, sock, self.dispatch, self._not_webrtc)
+                intake = Intake(self._loop, local, sock, self)
                 self._intakes.append(intake)
             v6 = sock.family == socket.AF_INET6
             level, option = (
@@ -99,6 +104,13 @@ class Mux:
         """Count a packet that goes no further."""
         self._block.add(reason)
 
+    def count(self, reason: TransceiverCounter | None) -> None:
+        """A packet that was dropped for this reason, or for none."""
+        if reason is None:
+            self._block.words[_DELIVERED] += 1
+        else:
+            self._block.add(reason)
+
     def delivered(self) -> None:
         """Count a packet that reached its session's protocols."""
         self._block.words[_DELIVERED] += 1
@@ -115,11 +127,6 @@ class Mux:
                 sock.close()
         self._links.clear()
         self._close_public()
-
-    def _not_webrtc(self) -> None:
-        """An empty or oversized datagram, in the balance like any other."""
-        self._block.words[_RECEIVED] += 1
-        self.drop(TransceiverCounter.DROPPED_NOT_WEBRTC)
 
     def _accept(self) -> None:
         assert self._listener is not None
@@ -150,9 +157,10 @@ class Mux:
             self._block.words[_FRAMES_RECEIVED] += 1
             try:
                 for relay, path, data in split_frame(frame):
-                    self.dispatch(data, path, relay)
+                    self.take(data, path, relay)
             except FrameError:
                 self.drop(TransceiverCounter.DROPPED_MALFORMED_FRAME)
+            self.hand_on()
 
     def _close_public(self) -> None:
         for intake in self._intakes:
@@ -162,7 +170,30 @@ class Mux:
         self._public, self._intakes = [], []
 
     def dispatch(self, data: bytes, path: bytes, relay: int | None) -> None:
-        """One datagram. A session counts what it drops itself."""
+        """One datagram by itself."""
+        self.take(data, path, relay)
+        self.hand_on()
+
+    def put_off(self, ear: Ear, packet: RtpPacket, now: float) -> None:
+        """Media that its session's `ear` will be given with `hand_on`."""
+        self._media.append((ear, packet, now))
+
+    def hand_on(self) -> None:
+        """After the last of the datagrams that have come together: media goes to the codec.
+
+        All of it at once: the codec is large, and whatever comes after it finds its caches cold.
+        """
+        media, self._media = self._media, []
+        for ear, packet, now in media:
+            ear(packet, now)
+
+    def refuse(self) -> None:
+        """An empty or oversized datagram, in the balance like any other."""
+        self._block.words[_RECEIVED] += 1
+        self.drop(TransceiverCounter.DROPPED_NOT_WEBRTC)
+
+    def take(self, data: bytes, path: bytes, relay: int | None) -> None:
+        """One of the datagrams that have come together. A session counts what it drops itself."""
         self._block.words[_RECEIVED] += 1
         if data[0] < 4:
             ufrag = server_ufrag(data)
