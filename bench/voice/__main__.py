@@ -32,7 +32,7 @@ def measure_costs(
         for contender in CONTENDERS:
             if contender.key in missing or contender.key not in options.only:
                 continue
-            ours = bool(contender.app)
+            ours = contender.calls == OURS.calls
             calls = options.calls if ours and options.calls else contender.calls
             try:
                 figures = talk(contender, calls, options.seconds, cores)
