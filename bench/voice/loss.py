@@ -3,6 +3,7 @@
 Each call goes through a proxy of tests/support/proxy.py, which loses and delays from a seed.
 """
 
+import sys
 from dataclasses import asdict, dataclass, replace
 from statistics import median
 from typing import Any
@@ -73,6 +74,8 @@ def measure(contender: Contender, cores: Cores, seed: int, scale: float) -> dict
         figures = talk_to(running, cores, talk)
         if figures["dropped_by_proxies"]:
             raise ServerError("the proxies dropped packets of their own accord")
+        lag_ms = figures["caller_lag_p99_ms"]
+        print(f"loss {contender.key:<16} caller_lag_p99_ms {lag_ms:.2f}", file=sys.stderr)
         folder = running.folder
         found: dict[str, list[Heard]] = {name: [] for name in NETWORKS}
         for index, (name, resource) in enumerate(zip(names, figures["resources"], strict=True)):
