@@ -22,6 +22,7 @@ from voicerelay.transceiver.mux import (
     MAX_RELAY_LINKS,
     Mux,
 )
+from voicerelay.transceiver.voice.rtp import RtpPacket
 
 WAIT_S = 10.0
 UFRAG = b"AAAAbbbbCCCCdddd0001"
@@ -313,6 +314,33 @@ def test_what_the_kernel_steers_here_is_dispatched_like_what_relays_bring() -> N
             await until(lambda: len(here.by_path.other) == MAX_BATCH + 1)
             assert here.by_ufrag.stun == [(check(), path, None)]
             assert set(here.by_path.other) == {(RTP, path, None)}
+
+    asyncio.run(run())
+
+
+def test_media_goes_on_after_the_last_datagram_that_came_with_it() -> None:
+    async def run() -> None:
+        with host() as here:
+            # given a session that puts its media off
+            happened: list[str] = []
+            packet = RtpPacket(False, 111, 1, 960, 7, b"opus")
+
+            class Putting(Recorder):
+                def datagram_received(self, data: bytes, path: bytes, relay: int | None) -> None:
+                    happened.append("received")
+                    here.mux.put_off(lambda *heard: happened.append(f"heard {heard}"), packet, 5.0)
+                    super().datagram_received(data, path, relay)
+
+            here.mux.by_path[PATH] = Putting(here.block)
+
+            # when two packets come in one frame, and one more by itself
+            here.relay().send(entry(RTP) * 2)
+            await here.frames(1)
+            here.mux.dispatch(RTP, PATH, None)
+
+            # then those that came together are heard together
+            heard = f"heard {(packet, 5.0)}"
+            assert happened == ["received", "received", heard, heard, "received", heard]
 
     asyncio.run(run())
 
