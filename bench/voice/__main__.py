@@ -58,7 +58,11 @@ def measure_holds(options: argparse.Namespace, cores: Cores, costs: report.Round
             if per_core is None:
                 continue
             calls = math.floor(per_core * STATED)
-        figures = talk(contender, calls, options.hold_seconds, cores)
+        try:
+            figures = talk(contender, calls, options.hold_seconds, cores)
+        except ServerError as exc:
+            print(f"{contender.key} held: {exc}", file=sys.stderr)
+            continue
         rounds.setdefault(contender.key, []).append(figures)
         _progress(0, f"{contender.key} held", figures)
     return rounds
@@ -133,6 +137,7 @@ def main() -> int:
         print("\n" + report.floor_line(costs) + "\n")
     if losses:
         print(report.loss_table(losses))
+    print("\n".join(report.doubts(costs) + report.doubts(holds)))
     print("\n".join(report.targets(costs, holds, losses)))
     kept = {name: getattr(options, name) for name in ("rounds", "seconds", "hold_seconds", "seed")}
     content = report.summary(titles, costs, holds, losses, kept | {"quick": options.quick})

@@ -18,6 +18,7 @@ from tests.support.server import ServerError, free_port, server
 from voicerelay.cli.status import read_status
 
 HERE = Path(__file__).parent
+READY_TIMEOUT_S = 60.0
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,12 @@ class Contender:
         }
         extra = ("--log-level", "warning", "--max-sessions", "1000", *self.extra)
         with server(
-            relays=1, transceivers=1, app=f"bench.voice.{self.app}", env=env, extra=extra
+            relays=1,
+            transceivers=1,
+            app=f"bench.voice.{self.app}",
+            env=env,
+            extra=extra,
+            ready_timeout_s=READY_TIMEOUT_S,
         ) as live:
             status = read_status(live.run_dir)
             transceiver = status["transceivers"][0]["pid"]
