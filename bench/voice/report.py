@@ -153,6 +153,8 @@ def targets(costs: Rounds, holds: Rounds, losses: Losses) -> list[str]:
         later = max(each.after_ms - each.before_ms for each in heard)
         lines += _verdict("5 % loss: delay 1 s after, above before", later, 20.0, True, " ms")
     lines += _verdict("RSS", middle(costs, "ours", "rss_kb_per_call"), 200.0, True, " KB a call")
+    if doubts(costs) or doubts(holds):
+        lines = [f"{line}, but DOUBTFUL" for line in lines]
     lines.append("setups and leaks: see bench/setups.py")
     return lines
 
