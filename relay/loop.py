@@ -8,11 +8,11 @@ from itertools import chain
 
 from voicerelay.relay.links import Links
 from voicerelay.relay.pace import Pace
-from voicerelay.relay.receive import MAX_BATCH, Batch, Source
 from voicerelay.relay.route import BY_FLOW, Router
 from voicerelay.shm.counters import Block, RelayCounter
 from voicerelay.shm.frame import ENTRY_LENGTHS, MAX_DATAGRAM_BYTES, MAX_FRAME_BYTES
 from voicerelay.shm.overflow import overflows
+from voicerelay.shm.receive import MAX_BATCH, Batch, Source
 
 MAX_DRAIN = MAX_BATCH  # packets a socket and look, so that one busy socket cannot starve the others
 MAX_LOOKS = 40  # a wake-up; then the heartbeat and control have their turn

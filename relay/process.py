@@ -17,12 +17,12 @@ from voicerelay.relay.fastpath import FastPath, FastPathMissing
 from voicerelay.relay.links import Links
 from voicerelay.relay.loop import Forwarder
 from voicerelay.relay.pace import DEFAULT_COALESCE_S, Pace
-from voicerelay.relay.receive import Source, source_path
 from voicerelay.relay.route import Router
 from voicerelay.shm import logs, protocol
 from voicerelay.shm.client import ControlClient
 from voicerelay.shm.lifeline import Lifeline, die_with_parent
 from voicerelay.shm.protocol import Message
+from voicerelay.shm.receive import Source, source_path
 from voicerelay.shm.region import ABI, Region, RegionMismatch
 
 log = logging.getLogger("voicerelay.relay")

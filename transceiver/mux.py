@@ -3,18 +3,20 @@
 import asyncio
 import contextlib
 import socket
+from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
 from voicerelay.shm.counters import Block, TransceiverCounter
-from voicerelay.shm.frame import MAX_DATAGRAM_BYTES, MAX_FRAME_BYTES, FrameError, split_frame
+from voicerelay.shm.frame import MAX_FRAME_BYTES, FrameError, split_frame
 from voicerelay.shm.overflow import overflows
-from voicerelay.shm.path import Address, address_path, unpack_path
+from voicerelay.shm.path import unpack_path
 from voicerelay.shm.rundir import SOCKET_MODE
 from voicerelay.shm.stun import BINDING_REQUEST, server_ufrag
+from voicerelay.transceiver.intake import Intake
+from voicerelay.transceiver.voice.rtp import RtpPacket
 
 MAX_FRAMES_DRAIN = 16  # a wake-up and relay
-MAX_STEERED_DRAIN = 64  # packets a wake-up, when the kernel steers
 MAX_CACHED_ADDRESSES = 16_384
 MAX_RELAY_LINKS = 256
 DSCP_EF_TOS = 46 << 2  # RFC 8837 §5: interactive voice
@@ -23,6 +25,8 @@ _RECEIVED = TransceiverCounter.PACKETS_RECEIVED.value
 _DELIVERED = TransceiverCounter.PACKETS_DELIVERED.value
 _SENT = TransceiverCounter.PACKETS_SENT.value
 _FRAMES_RECEIVED = TransceiverCounter.FRAMES_RECEIVED.value
+
+Ear = Callable[[RtpPacket, float], None]
 
 
 class Endpoint(Protocol):
@@ -45,8 +49,9 @@ class Mux:
         self.by_path: dict[bytes, Endpoint] = {}
         self._public: list[socket.socket] = []
         self._steered = False
-        self._paths: dict[tuple[int, Address], bytes] = {}
+        self._intakes: list[Intake] = []
         self._addresses: dict[bytes, tuple[str, int]] = {}
+        self._media: list[tuple[Ear, RtpPacket, float]] = []
         self._listener: socket.socket | None = None
         self._links: dict[int, socket.socket] = {}
 
@@ -69,7 +74,8 @@ class Mux:
         for local, sock in enumerate(sockets):
             sock.setblocking(False)
             if steered:
-                self._loop.add_reader(sock.fileno(), self._public_readable, local, sock)
+                intake = Intake(self._loop, local, sock, self)
+                self._intakes.append(intake)
             v6 = sock.family == socket.AF_INET6
             level, option = (
                 (socket.IPPROTO_IPV6, socket.IPV6_TCLASS)
@@ -97,6 +103,13 @@ class Mux:
     def drop(self, reason: TransceiverCounter) -> None:
         """Count a packet that goes no further."""
         self._block.add(reason)
+
+    def count(self, reason: TransceiverCounter | None) -> None:
+        """A packet that was dropped for this reason, or for none."""
+        if reason is None:
+            self._block.words[_DELIVERED] += 1
+        else:
+            self._block.add(reason)
 
     def delivered(self) -> None:
         """Count a packet that reached its session's protocols."""
@@ -144,38 +157,43 @@ class Mux:
             self._block.words[_FRAMES_RECEIVED] += 1
             try:
                 for relay, path, data in split_frame(frame):
-                    self.dispatch(data, path, relay)
+                    self.take(data, path, relay)
             except FrameError:
                 self.drop(TransceiverCounter.DROPPED_MALFORMED_FRAME)
-
-    def _public_readable(self, local: int, sock: socket.socket) -> None:
-        """Packets that the kernel steered here: the same dispatch, without a relay."""
-        for _ in range(MAX_STEERED_DRAIN):
-            try:
-                data, address = sock.recvfrom(MAX_DATAGRAM_BYTES + 1)
-            except OSError:
-                return
-            if not 0 < len(data) <= MAX_DATAGRAM_BYTES:
-                self._block.add(TransceiverCounter.PACKETS_RECEIVED)
-                self.drop(TransceiverCounter.DROPPED_NOT_WEBRTC)
-                continue
-            path = self._paths.get((local, address))
-            if path is None:
-                if len(self._paths) >= MAX_CACHED_ADDRESSES:
-                    self._paths.clear()
-                path = address_path(local, address)
-                self._paths[local, address] = path
-            self.dispatch(data, path, None)
+            self.hand_on()
 
     def _close_public(self) -> None:
+        for intake in self._intakes:
+            intake.close()
         for sock in self._public:
-            if self._steered:
-                self._loop.remove_reader(sock.fileno())
             sock.close()
-        self._public = []
+        self._public, self._intakes = [], []
 
     def dispatch(self, data: bytes, path: bytes, relay: int | None) -> None:
-        """One datagram. A session counts what it drops itself."""
+        """One datagram by itself."""
+        self.take(data, path, relay)
+        self.hand_on()
+
+    def put_off(self, ear: Ear, packet: RtpPacket, now: float) -> None:
+        """Media that its session's `ear` will be given with `hand_on`."""
+        self._media.append((ear, packet, now))
+
+    def hand_on(self) -> None:
+        """After the last of the datagrams that have come together: media goes to the codec.
+
+        All of it at once: the codec is large, and whatever comes after it finds its caches cold.
+        """
+        media, self._media = self._media, []
+        for ear, packet, now in media:
+            ear(packet, now)
+
+    def refuse(self) -> None:
+        """An empty or oversized datagram, in the balance like any other."""
+        self._block.words[_RECEIVED] += 1
+        self.drop(TransceiverCounter.DROPPED_NOT_WEBRTC)
+
+    def take(self, data: bytes, path: bytes, relay: int | None) -> None:
+        """One of the datagrams that have come together. A session counts what it drops itself."""
         self._block.words[_RECEIVED] += 1
         if data[0] < 4:
             ufrag = server_ufrag(data)

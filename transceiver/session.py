@@ -210,42 +210,44 @@ class LiveSession(Conversation):
             self._mux.drop(TransceiverCounter.DROPPED_QUEUE_FULL)
 
     def _judge(self, data: bytes, path: bytes) -> None:
-        reason = self._take(data, path)
-        if reason is None:
-            self._mux.delivered()
-        else:
-            self._mux.drop(reason)
-
-    def _take(self, data: bytes, path: bytes) -> TransceiverCounter | None:
-        if self._peer is None or path not in self._reach.ice.valid:
-            return TransceiverCounter.DROPPED_UNVALIDATED_PATH
+        peer = self._peer
+        if peer is None or path not in self._reach.ice.valid:
+            self._mux.drop(TransceiverCounter.DROPPED_UNVALIDATED_PATH)
+            return
         reason = guard.objection(data)
         if reason is not None:
-            return reason
-        if data[0] < FIRST_RTP_BYTE:
-            self._peer.deliver(data)
-            return None
+            self._mux.drop(reason)
+        elif data[0] < FIRST_RTP_BYTE:
+            peer.deliver(data)
+            self._mux.delivered()
+        elif not self._take_media(peer, data, path):
+            self._mux.drop(TransceiverCounter.DROPPED_SRTP)
+
+    def _take_media(self, peer: Peer, data: bytes, path: bytes) -> bool:
+        """SRTP or SRTCP; False when it is not authentic, or not what it should be."""
         rtcp = rtp.is_rtcp(data)
-        plain = self._peer.unprotect(data, rtcp)
+        plain = peer.unprotect(data, rtcp)
         if plain is None:
-            return TransceiverCounter.DROPPED_SRTP
-        now = time.monotonic()
+            return False
+        now, voice = time.monotonic(), self._voice
         if self._reach.ice.media(path, now):
             log.info("session %s moved: its media comes from another address", self.short_id)
-        return self._take_media(plain, rtcp, now)
-
-    def _take_media(self, plain: bytes, rtcp: bool, now: float) -> TransceiverCounter | None:
-        if self._voice is None:
-            return TransceiverCounter.DROPPED_SRTP
+        if voice is None:
+            return False
         try:
             if rtcp:
-                self._take_reports(self._voice, plain, now)
-                return None
-            packet = self._voice.receive(plain, now)
+                self._take_reports(voice, plain, now)
+                self._mux.delivered()
+            else:
+                self._mux.put_off(self._hear, voice.receive(plain, now), now)
+                self.packets_in += 1
         except rtp.RtpError:
-            return TransceiverCounter.DROPPED_SRTP
-        self.packets_in += 1
-        return self._hearing.receive(packet, now)
+            return False
+        return True
+
+    def _hear(self, packet: rtp.RtpPacket, now: float) -> None:
+        """A packet of `_take_media`, for the ears."""
+        self._mux.count(self._hearing.receive(packet, now))
 
     def _take_reports(self, voice: VoicePath, plain: bytes, now: float) -> None:
         before = voice.remote_reports
@@ -293,6 +295,7 @@ class LiveSession(Conversation):
         early, self._early = self._early, []
         for data, path in early:
             self._judge(data, path)
+        self._mux.hand_on()
         log.info(
             "session %s connected in %.0f ms",
             self.short_id,

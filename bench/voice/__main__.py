@@ -5,6 +5,7 @@ import contextlib
 import math
 import os
 import sys
+import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -15,7 +16,7 @@ from bench.voice.contenders import CONTENDERS, OURS, OURS_EARS, STOCK_EARS, Core
 from bench.voice.measure import floor, talk
 from tests.support.server import ServerError
 
-RESULTS = ROOT / "bench" / "results"
+RESULTS, PICTURES = ROOT / "bench" / "results", ROOT / "docs"
 PARTS = COST, HOLD, LOSS = "cost", "hold", "loss"
 STATED = 0.9  # of the computed calls per core
 
@@ -32,7 +33,7 @@ def measure_costs(
         for contender in CONTENDERS:
             if contender.key in missing or contender.key not in options.only:
                 continue
-            ours = bool(contender.app)
+            ours = contender.calls == OURS.calls
             calls = options.calls if ours and options.calls else contender.calls
             try:
                 figures = talk(contender, calls, options.seconds, cores)
@@ -57,7 +58,11 @@ def measure_holds(options: argparse.Namespace, cores: Cores, costs: report.Round
             if per_core is None:
                 continue
             calls = math.floor(per_core * STATED)
-        figures = talk(contender, calls, options.hold_seconds, cores)
+        try:
+            figures = talk(contender, calls, options.hold_seconds, cores)
+        except ServerError as exc:
+            print(f"{contender.key} held: {exc}", file=sys.stderr)
+            continue
         rounds.setdefault(contender.key, []).append(figures)
         _progress(0, f"{contender.key} held", figures)
     return rounds
@@ -118,6 +123,7 @@ def main() -> int:
         # Where the kernel groups processes by session, a niceness counts only within its group.
         with contextlib.suppress(OSError):
             Path("/proc/self/autogroup").write_text(str(cores.priority))
+    began = time.monotonic()
     titles = {c.key: c.title for c in CONTENDERS if c.key in options.only}
     costs, missing = measure_costs(options, cores) if COST in options.parts else ({}, {})
     holds = measure_holds(options, cores, costs) if HOLD in options.parts else {}
@@ -131,12 +137,15 @@ def main() -> int:
         print("\n" + report.floor_line(costs) + "\n")
     if losses:
         print(report.loss_table(losses))
+    print("\n".join(report.doubts(costs) + report.doubts(holds)))
     print("\n".join(report.targets(costs, holds, losses)))
     kept = {name: getattr(options, name) for name in ("rounds", "seconds", "hold_seconds", "seed")}
     content = report.summary(titles, costs, holds, losses, kept | {"quick": options.quick})
     if set(options.parts) == set(PARTS):
         report.write(options.results / "voice.json", content)
-        print(plot.draw(content, options.results / "voice.png"), file=sys.stderr)
+        pictures = PICTURES if options.results == RESULTS else options.results
+        print(plot.draw(content, pictures / "voice.png"), file=sys.stderr)
+    print(f"took {time.monotonic() - began:.0f} s", file=sys.stderr)
     return 0
 
 

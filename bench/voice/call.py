@@ -1,33 +1,43 @@
 """A light call that talks: lean.py's, and it answers a full ICE agent's checks, reports loss, keeps what comes."""
 
 import asyncio
+import contextlib
 import ipaddress
 import secrets
 import socket
 import struct
+from collections.abc import Callable
 
 import aiohttp
 
 from tests.support.lean import MAX_DATAGRAM_BYTES, Caller, LeanCall, LeanCallFailed
+from tests.support.proxy import Address
 from voicerelay.shm import stun
 from voicerelay.transceiver.voice import rtp
 
 PASSWORD = b"i0xTq3rFyvV0ZEaV1V9YJ1cP"  # of lean.py's offer
 TICKS = 960
-REPORTED_LOSS = 0.05  # switches the server's FEC on
+REPORTED_LOSS = 12 / 256  # switches the server's FEC on, for as much loss as floor.py prepares for
 SO_TIMESTAMPNS = 35
 CONTROL_BYTES = 64
 RECEIVE_BUFFER_BYTES = 1 << 20
 BUSY_S = 0.5  # before a server that is behind is asked again
+CHECK_AGAIN_S = 0.5
 FIRST_SEQUENCE = 1000
 SSRC = int.from_bytes(b"lean", "big")
 
 
 class TalkingCall(LeanCall):
-    """A call that also answers the server's checks, which a full ICE agent sends."""
+    """A call that also answers the server's checks, which a full ICE agent sends.
 
-    def __init__(self, caller: Caller) -> None:
+    between: where it sends to instead of to the server.
+    """
+
+    def __init__(
+        self, caller: Caller, between: Callable[[Address], Address] = lambda server: server
+    ) -> None:
         super().__init__(caller)
+        self._between = between
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER_BYTES)
         self._socket.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
         self._socket.bind(("127.0.0.1", 0))
@@ -50,9 +60,15 @@ class TalkingCall(LeanCall):
             self.ssrc = int(_after(answer, "\r\na=ssrc:").split()[0])
             self._credentials = _after(answer, "\r\na=ice-ufrag:"), _after(answer, "\r\na=ice-pwd:")
             fields = _after(answer, "\r\na=candidate:").split()
-            self._socket.connect((fields[4], int(fields[5])))
-            await self._check(*self._credentials)
+            self._socket.connect(self._between((fields[4], int(fields[5]))))
+            await self._checked()
             await self._handshake()
+
+    async def _checked(self) -> None:
+        """As any client does, ask again when no answer comes (RFC 8489 §6.2.1)."""
+        while True:
+            with contextlib.suppress(TimeoutError):
+                return await asyncio.wait_for(self._check(*self._credentials), CHECK_AGAIN_S)
 
     def fileno(self) -> int:
         return self._socket.fileno()

@@ -12,8 +12,9 @@ import os
 import select
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +26,10 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 sys.path[0] = str(ROOT)
 
 from bench.voice.call import TICKS, TalkingCall
+from bench.voice.network import Networks
 from bench.voice.said import PACKET_S, RATE, likeness_to, payloads
 from bench.voice.watch import Watched
-from tests.support.impair import Impairment, impair
+from tests.support.impair import Impairment
 from tests.support.lean import Caller
 from voicerelay.transceiver.voice import opus, rtp
 
@@ -65,25 +67,12 @@ def evenly(talk: Talk) -> Iterator[Event]:
             yield number * PACKET_S + call * step, call, number
 
 
-def impaired(talk: Talk) -> Iterable[Event]:
-    """The same, as it leaves a bad network: lost, late, and not in order."""
-    clean = list(evenly(talk))
-    begin, end = talk.impaired_s
-    events = [event for event in clean if not begin <= event[0] < end]
-    for call in range(talk.calls):
-        how = Impairment(delay_s=0.0, **talk.impairments[call % len(talk.impairments)])
-        during = [event for event in clean if begin <= event[0] < end and event[1] == call]
-        packets = [(at, rtp.RtpPacket(False, 111, number, 0, 0, b"")) for at, _, number in during]
-        arriving = impair(packets, how, talk.seed + call)
-        events += [(at, call, packet.sequence) for at, packet in arriving]
-    return sorted(events)
-
-
 class Party:
     """All calls of this process, talking."""
 
-    def __init__(self, talk: Talk, calls: list[TalkingCall]) -> None:
+    def __init__(self, talk: Talk, calls: list[TalkingCall], networks: Networks | None) -> None:
         self._talk = talk
+        self._networks = networks
         self._calls = calls
         self._poll = select.epoll()
         self._by_fd = {call.fileno(): call for call in calls}
@@ -94,15 +83,17 @@ class Party:
 
     def run(self) -> dict[str, Any]:
         talk = self._talk
-        events = impaired(talk) if talk.impairments else evenly(talk)
         watched = Watched(talk.watch)
         start = time.monotonic() + 0.05
         window = start + talk.warm_s
         before: dict[int, float] | None = None
         next_drain, next_care, care = 0.0, start, 0
         own = time.process_time()
-        for offset, index, number in events:
+        turns = self._turns(start)
+        for offset, index, number in evenly(talk):
             due = start + offset
+            while turns and due >= turns[0][0]:
+                turns.pop(0)[1]()
             now = time.monotonic()
             if now < due:
                 time.sleep(due - now)
@@ -137,7 +128,16 @@ class Party:
             "caller_cpu_s": time.process_time() - own,
             "caller_lag_p99_ms": 1000 * sorted(self._lags)[int(len(self._lags) * 0.99)],
         }
+        if self._networks is not None:
+            figures |= self._networks.figures()
         return figures | self._judge(window_wall, wall)
+
+    def _turns(self, start: float) -> list[tuple[float, Callable[[], None]]]:
+        """When the networks turn bad, and good again."""
+        if self._networks is None:
+            return []
+        begin, end = self._talk.impaired_s
+        return [(start + begin, self._networks.spoil), (start + end, self._networks.mend)]
 
     def _drain(self) -> None:
         for fd, _ in self._poll.poll(0):
@@ -187,9 +187,12 @@ class Party:
         }
 
 
-async def set_up(talk: Talk) -> list[TalkingCall]:
+async def set_up(talk: Talk, networks: Networks | None) -> list[TalkingCall]:
     caller = Caller(talk.url)
-    calls = [TalkingCall(caller) for _ in range(talk.calls)]
+    calls = [
+        TalkingCall(caller, partial(networks.between, index)) if networks else TalkingCall(caller)
+        for index in range(talk.calls)
+    ]
     waiting = iter(calls)
     async with aiohttp.ClientSession() as http:
 
@@ -218,10 +221,13 @@ def main() -> None:
         os.setpriority(os.PRIO_PROCESS, 0, talk.priority)
     payloads()
     empty = Watched(talk.watch).sizes()
-    calls = uvloop.run(set_up(talk))
+    networks = None
+    if talk.impairments:
+        networks = Networks([Impairment(**how) for how in talk.impairments], talk.seed)
+    calls = uvloop.run(set_up(talk, networks))
     print("ready", flush=True)
     sys.stdin.readline()
-    figures = Party(talk, calls).run() | {
+    figures = Party(talk, calls, networks).run() | {
         "sizes_before": empty,
         "resources": [call.resource for call in calls],
     }

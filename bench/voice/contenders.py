@@ -18,6 +18,7 @@ from tests.support.server import ServerError, free_port, server
 from voicerelay.cli.status import read_status
 
 HERE = Path(__file__).parent
+READY_TIMEOUT_S = 60.0
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ class Contender:
     key: str
     title: str
     calls: int
-    app: str = ""  # ours
+    app: str = ""  # ours: module:name in bench.voice
     mode: str = ""  # stock's
     extra: tuple[str, ...] = ()
 
@@ -72,7 +73,12 @@ class Contender:
         }
         extra = ("--log-level", "warning", "--max-sessions", "1000", *self.extra)
         with server(
-            relays=1, transceivers=1, app=f"bench.voice.agents:{self.app}", env=env, extra=extra
+            relays=1,
+            transceivers=1,
+            app=f"bench.voice.{self.app}",
+            env=env,
+            extra=extra,
+            ready_timeout_s=READY_TIMEOUT_S,
         ) as live:
             status = read_status(live.run_dir)
             transceiver = status["transceivers"][0]["pid"]
@@ -140,19 +146,20 @@ def talk_to(running: Running, cores: Cores, talk: Talk) -> dict[str, Any]:
     return figures
 
 
-OURS = Contender("ours", "**voicerelay, fresh PCM**", 40, app="fresh")
+OURS = Contender("ours", "**voicerelay, fresh PCM**", 40, app="agents:fresh")
 CONTENDERS = [
     OURS,
-    Contender("ours_echo", "**voicerelay, echo of PCM**", 40, app="echo"),
+    Contender("ours_echo", "**voicerelay, echo of PCM**", 40, app="agents:echo"),
     Contender(
         "ours_portable",
         "voicerelay, fresh PCM, --steering off",
         40,
-        app="fresh",
+        app="agents:fresh",
         extra=("--steering", "off"),
     ),
+    Contender("compat", "stock tracks over our transport, fresh PCM", 10, app="compat:fresh"),
     Contender("stock", "stock aiortc, fresh PCM", 10, mode="fresh"),
     Contender("stock_echo", "stock aiortc, echo", 6, mode="echo"),
 ]
-OURS_EARS = Contender("ours", "**voicerelay**", 0, app="ears")
+OURS_EARS = Contender("ours", "**voicerelay**", 0, app="agents:ears")
 STOCK_EARS = Contender("stock", "stock aiortc", 0, mode="ears")

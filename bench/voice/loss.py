@@ -1,9 +1,10 @@
 """What is heard over a bad network: how much, how right, and how late. Ours against stock aiortc's receiver.
 
-The callers themselves send late, out of order or not at all, as tests/support/impair.py says from a seed.
+Each call goes through a proxy of tests/support/proxy.py, which loses and delays from a seed.
 """
 
-from dataclasses import asdict, dataclass
+import sys
+from dataclasses import asdict, dataclass, replace
 from statistics import median
 from typing import Any
 
@@ -14,6 +15,7 @@ from bench.voice.caller import SHIFT, Talk
 from bench.voice.contenders import Contender, Cores, talk_to
 from bench.voice.said import PACKET_S, RATE, align
 from tests.support.impair import Impairment
+from tests.support.server import ServerError
 
 BEFORE_S, DURING_S, AFTER_S = 3.0, 8.0, 4.0
 SETTLED_S = 1.0  # after the end of the loss the delay should be back
@@ -58,9 +60,7 @@ def measure(contender: Contender, cores: Cores, seed: int, scale: float) -> dict
     """Every network at once, each on its own calls. `scale` of the spans of time."""
     before, during, after = (span * scale for span in (BEFORE_S, DURING_S, AFTER_S))
     names = [name for name in NETWORKS for _ in range(SEEDS)]
-    how = [asdict(NETWORKS[name]) for name in names]
-    for each in how:
-        del each["delay_s"]
+    how = [asdict(replace(NETWORKS[name], delay_s=0.0)) for name in names]
     talk = Talk(
         "",
         len(names),
@@ -72,6 +72,10 @@ def measure(contender: Contender, cores: Cores, seed: int, scale: float) -> dict
     )
     with contender.start(cores) as running:
         figures = talk_to(running, cores, talk)
+        if figures["dropped_by_proxies"]:
+            raise ServerError("the proxies dropped packets of their own accord")
+        lag_ms = figures["caller_lag_p99_ms"]
+        print(f"loss {contender.key:<16} caller_lag_p99_ms {lag_ms:.2f}", file=sys.stderr)
         folder = running.folder
         found: dict[str, list[Heard]] = {name: [] for name in NETWORKS}
         for index, (name, resource) in enumerate(zip(names, figures["resources"], strict=True)):

@@ -15,6 +15,8 @@ Rounds = dict[str, list[dict[str, float]]]  # contender -> figures of each round
 Losses = dict[str, dict[str, list[Heard]]]  # contender -> network -> calls
 
 FLOOR = "floor"
+SOUND_RATE = 47.0  # frames/s, of 50
+SOUND_LAG_MS = 10.0
 _COST_HEAD = (
     "| | µs per 20 ms of a call | calls per core | by the floor | relay µs | frames/s, least "
     "| pacer late p99 ms | seen late p99 ms | KB per call | threads | alike |"
@@ -109,6 +111,18 @@ def _verdict(what: str, value: float | None, limit: float, most: bool, unit: str
     return [f"{what}: {value:.2f}{unit} ({bound} {limit:g}): {'met' if met else 'NOT met'}"]
 
 
+def doubts(rounds: Rounds) -> list[str]:
+    """Contenders that had no core to themselves: what they did not do cost them nothing."""
+    lines = []
+    for key in rounds:
+        rate, lag_ms = middle(rounds, key, "rate_in_min"), middle(rounds, key, "caller_lag_p99_ms")
+        if rate is not None and rate < SOUND_RATE:
+            lines.append(f"{key}: DOUBTFUL, a call got {rate:.1f} frames/s")
+        if lag_ms is not None and lag_ms > SOUND_LAG_MS:
+            lines.append(f"{key}: DOUBTFUL, its callers were {lag_ms:.0f} ms behind their plan")
+    return lines
+
+
 def targets(costs: Rounds, holds: Rounds, losses: Losses) -> list[str]:
     """One line for each target that could be judged."""
     lines = []
@@ -139,6 +153,8 @@ def targets(costs: Rounds, holds: Rounds, losses: Losses) -> list[str]:
         later = max(each.after_ms - each.before_ms for each in heard)
         lines += _verdict("5 % loss: delay 1 s after, above before", later, 20.0, True, " ms")
     lines += _verdict("RSS", middle(costs, "ours", "rss_kb_per_call"), 200.0, True, " KB a call")
+    if doubts(costs) or doubts(holds):
+        lines = [f"{line}, but DOUBTFUL" for line in lines]
     lines.append("setups and leaks: see bench/setups.py")
     return lines
 
@@ -175,6 +191,7 @@ def summary(
         "options": options,
         "titles": titles,
         "targets": targets(costs, holds, losses),
+        "doubts": doubts(costs) + doubts(holds),
         "costs": spread(costs),
         "holds": spread(holds),
         "losses": {

@@ -77,7 +77,8 @@ class Stock:
         self._kept: dict[str, list[tuple[float, Any]]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
-    async def post(self, request: web.Request) -> web.Response:
+    async def answer(self, offer: str) -> tuple[str, str]:
+        """The call's name, and the SDP of the answer."""
         name = secrets.token_urlsafe(16)
         pc = self._calls[name] = RTCPeerConnection(RTCConfiguration(iceServers=[]))
         kept = self._kept.setdefault(name, []) if self._mode == "ears" else None
@@ -93,20 +94,22 @@ class Stock:
                 if self._mode == "fresh":
                     pc.addTrack(Fresh())
 
-        await pc.setRemoteDescription(RTCSessionDescription(await request.text(), "offer"))
+        await pc.setRemoteDescription(RTCSessionDescription(offer, "offer"))
         await pc.setLocalDescription(await pc.createAnswer())
-        return web.Response(
-            status=201,
-            text=pc.localDescription.sdp,
-            content_type="application/sdp",
-            headers={"Location": f"/whip/{name}"},
-        )
+        return name, pc.localDescription.sdp
 
-    async def delete(self, request: web.Request) -> web.Response:
-        name = request.match_info["name"]
+    async def hang_up(self, name: str) -> None:
         await self._calls.pop(name).close()
         if name in self._kept:
             keep(self._folder / name, self._kept.pop(name))
+
+    async def post(self, request: web.Request) -> web.Response:
+        name, sdp = await self.answer(await request.text())
+        headers = {"Location": f"/whip/{name}"}
+        return web.Response(status=201, text=sdp, content_type="application/sdp", headers=headers)
+
+    async def delete(self, request: web.Request) -> web.Response:
+        await self.hang_up(request.match_info["name"])
         return web.Response()
 
 

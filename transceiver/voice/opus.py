@@ -139,7 +139,7 @@ def _first_frame(payload: bytes) -> bytes | None:
 class Decoder:
     """Opus to PCM: int16 mono at `rate` (one of RATES). What it returns is the caller's own."""
 
-    __slots__ = ("_max_samples", "_samples", "_state", "rate")
+    __slots__ = ("_frame", "_max_samples", "_samples", "_state", "rate")
 
     def __init__(self, rate: int) -> None:
         if rate not in RATES:
@@ -151,13 +151,14 @@ class Decoder:
             raise MemoryError("opus_decoder_create")
         self._max_samples = round(rate * MAX_PACKET_S)
         self._samples = round(rate * FRAME_S)
+        self._frame = _pcm[: self._samples]
 
     def decode(self, payload: bytes) -> Pcm:
         """The PCM of a packet, as long as the packet. Raises OpusError."""
         if not payload:  # libopus would take it for a loss
             raise OpusError(_BAD_ARGUMENT)
         done: int = _decode(self._state, payload, len(payload), _decoded, self._max_samples, 0)
-        return _pcm[:done].copy() if done == self._samples else self._taken(done)
+        return self._frame.copy() if done == self._samples else self._taken(done)
 
     def recover(self, following: bytes, samples: int) -> Pcm:
         """The lost packet of `samples` before `following`, from its in-band FEC. Raises OpusError.

@@ -27,14 +27,17 @@ class Speaker(Protocol):
     def short_id(self) -> str:
         """For the log."""
 
-    def speak(self, due: float, load: int) -> bool:
-        """Send the 20 ms that are due at `due`; False when silent, and so no turn any more.
+    def encode(self, due: float, load: int) -> bytes | None:
+        """The 20 ms that are due at `due`; None when silent, and so no turn any more.
 
-        load: Lateness.level.
+        Empty when there is nothing to send this time. load: Lateness.level.
         """
 
+    def send(self, payload: bytes, due: float) -> None:
+        """What `encode` has given, once all that are due at `due` have given theirs."""
+
     def end(self, reason: str) -> None:
-        """Called after `speak` has raised."""
+        """Called after one of these has raised."""
 
 
 class Turn(NamedTuple):
@@ -189,19 +192,35 @@ class Pacer:
             lateness.add(GIVEN_UP_S, turn.skipped)
         for slot in turn.slots:
             due = slot * SLOT_S
-            for speaker, first in tuple(turn.speakers.items()):
-                if slot < first or speaker not in turn.speakers:
-                    continue
+            # First the codec for all, then the rest for all: each finds its caches warm.
+            encoded = self._encode(turn.speakers, slot, due, level)
+            for speaker, payload in encoded:
                 try:
-                    speaks = speaker.speak(due, level)
+                    if payload:
+                        speaker.send(payload, due)
                 except Exception as exc:  # noqa: BLE001 - one call's fault ends that call alone
                     self._failed(speaker, exc)
-                    continue
-                if speaks:
-                    self.frames += 1
-                    lateness.add(max(0.0, clock() - due))
-                else:
-                    self._schedule.remove(speaker)
+            if encoded:
+                self.frames += len(encoded)
+                lateness.add(max(0.0, clock() - due), len(encoded))
+
+    def _encode(
+        self, speakers: dict[Speaker, int], slot: int, due: float, level: int
+    ) -> list[tuple[Speaker, bytes]]:
+        encoded = []
+        for speaker, first in tuple(speakers.items()):
+            if slot < first or speaker not in speakers:
+                continue
+            try:
+                payload = speaker.encode(due, level)
+            except Exception as exc:  # noqa: BLE001 - one call's fault ends that call alone
+                self._failed(speaker, exc)
+                continue
+            if payload is None:
+                self._schedule.remove(speaker)
+            else:
+                encoded.append((speaker, payload))
+        return encoded
 
     def _failed(self, speaker: Speaker, exc: Exception) -> None:
         self._schedule.remove(speaker)

@@ -67,13 +67,11 @@ class Speaking:
     def short_id(self) -> str:
         return self._short_id
 
-    def speak(self, due: float, load: int) -> bool:
-        payload = self.outbound.next_frame(due, load)
-        if payload is None:
-            return False
-        if payload:
-            self._send(payload, due)
-        return True
+    def encode(self, due: float, load: int) -> bytes | None:
+        return self.outbound.next_frame(due, load)
+
+    def send(self, payload: bytes, due: float) -> None:
+        self._send(payload, due)
 
     def end(self, reason: str) -> None:
         self._failed(reason)

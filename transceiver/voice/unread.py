@@ -41,7 +41,8 @@ class Unread(Generic[T]):
                 return
             self._items.popleft()
         self._items.append(item)
-        self._wake()
+        if self._waiters:
+            self._wake()
 
     def close(self) -> None:
         """What waits can still be read; then the iteration ends."""

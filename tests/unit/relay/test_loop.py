@@ -18,7 +18,6 @@ from voicerelay.relay.fastpath import LIBRARY, FastPath
 from voicerelay.relay.links import Links
 from voicerelay.relay.loop import MAX_DRAIN, Forwarder, Parts, split_batch
 from voicerelay.relay.pace import Pace
-from voicerelay.relay.receive import Source, source_path
 from voicerelay.relay.route import Router
 from voicerelay.shm import stun
 from voicerelay.shm.counters import BLOCK_BYTES, Block, RelayCounter
@@ -31,6 +30,7 @@ from voicerelay.shm.frame import (
     split_frame,
 )
 from voicerelay.shm.path import PATH_BYTES, pack_path
+from voicerelay.shm.receive import Source, source_path
 from voicerelay.shm.rundir import frames_socket
 from voicerelay.shm.table import RECORD_BYTES, Entry, TableWriter
 

@@ -57,7 +57,10 @@ class Half(Conversation):
 
     def turns(self, count: int, start: float = 100.0) -> None:
         for number in range(count):
-            self._speaking.speak(start + number * FRAME_S, 0)
+            now = start + number * FRAME_S
+            payload = self._speaking.encode(now, 0)
+            if payload:
+                self._speaking.send(payload, now)
 
     def report(self, lost: int, last_sr: int = 0) -> None:
         assert self._voice is not None

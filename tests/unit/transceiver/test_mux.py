@@ -14,14 +14,15 @@ from voicerelay.shm import stun
 from voicerelay.shm.counters import BLOCK_BYTES, Block, TransceiverCounter
 from voicerelay.shm.frame import MAX_DATAGRAM_BYTES, entry_header
 from voicerelay.shm.path import PATH_BYTES, pack_path
+from voicerelay.shm.receive import MAX_BATCH
 from voicerelay.transceiver.mux import (
     DSCP_EF_TOS,
     MAX_CACHED_ADDRESSES,
     MAX_FRAMES_DRAIN,
     MAX_RELAY_LINKS,
-    MAX_STEERED_DRAIN,
     Mux,
 )
+from voicerelay.transceiver.voice.rtp import RtpPacket
 
 WAIT_S = 10.0
 UFRAG = b"AAAAbbbbCCCCdddd0001"
@@ -304,15 +305,42 @@ def test_what_the_kernel_steers_here_is_dispatched_like_what_relays_bring() -> N
 
             # when a check, media and then more than one wake-up's worth arrive
             client.connect(public.getsockname())
-            for data in (check(), *([RTP] * (MAX_STEERED_DRAIN + 1))):
+            for data in (check(), *([RTP] * (MAX_BATCH + 1))):
                 client.send(data)
             await until(lambda: bool(here.by_ufrag.stun))
 
             # then a wake-up takes its share and the rest follows, none of it from a relay
-            assert here.get(TransceiverCounter.PACKETS_RECEIVED) == MAX_STEERED_DRAIN
-            await until(lambda: len(here.by_path.other) == MAX_STEERED_DRAIN + 1)
+            assert here.get(TransceiverCounter.PACKETS_RECEIVED) == MAX_BATCH
+            await until(lambda: len(here.by_path.other) == MAX_BATCH + 1)
             assert here.by_ufrag.stun == [(check(), path, None)]
             assert set(here.by_path.other) == {(RTP, path, None)}
+
+    asyncio.run(run())
+
+
+def test_media_goes_on_after_the_last_datagram_that_came_with_it() -> None:
+    async def run() -> None:
+        with host() as here:
+            # given a session that puts its media off
+            happened: list[str] = []
+            packet = RtpPacket(False, 111, 1, 960, 7, b"opus")
+
+            class Putting(Recorder):
+                def datagram_received(self, data: bytes, path: bytes, relay: int | None) -> None:
+                    happened.append("received")
+                    here.mux.put_off(lambda *heard: happened.append(f"heard {heard}"), packet, 5.0)
+                    super().datagram_received(data, path, relay)
+
+            here.mux.by_path[PATH] = Putting(here.block)
+
+            # when two packets come in one frame, and one more by itself
+            here.relay().send(entry(RTP) * 2)
+            await here.frames(1)
+            here.mux.dispatch(RTP, PATH, None)
+
+            # then those that came together are heard together
+            heard = f"heard {(packet, 5.0)}"
+            assert happened == ["received", "received", heard, heard, "received", heard]
 
     asyncio.run(run())
 

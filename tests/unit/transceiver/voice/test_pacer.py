@@ -31,18 +31,26 @@ class Voice:
         self.frames = frames
         self.fault = fault
         self.due: list[float] = []
+        self.payload = b"opus"
+        self.send_fault: Exception | None = None
+        self.sent: list[tuple[float, bytes]] = []
         self.ended = ""
         self.short_id = "abc"
         self.then: Callable[[], None] = lambda: None
 
-    def speak(self, due: float, load: int) -> bool:
+    def encode(self, due: float, load: int) -> bytes | None:
         if self.fault is not None:
             raise self.fault
         if len(self.due) >= self.frames:
             self.then()
-            return False
+            return None
         self.due.append(due)
-        return True
+        return self.payload
+
+    def send(self, payload: bytes, due: float) -> None:
+        if self.send_fault is not None:
+            raise self.send_fault
+        self.sent.append((due, payload))
 
     def end(self, reason: str) -> None:
         self.ended = reason
@@ -205,7 +213,7 @@ def test_whatever_happens_nobody_gets_more_than_time_has_passed(
             for slot in turn.slots:
                 for speaker, first in turn.speakers.items():
                     if slot >= first:
-                        speaker.speak(slot * SLOT_S, 0)
+                        speaker.encode(slot * SLOT_S, 0)
         due = schedule.next_due()
         assert (due == NEVER) == (not voices)
         assert due == NEVER or now < due + EARLY_S <= now + FRAME_S + 2 * EARLY_S
@@ -301,6 +309,47 @@ def test_a_fault_ends_its_own_call_with_one_line(
     assert "session abc" in record.getMessage()
     assert record.exc_info is not None
     assert record.exc_info[1] is faulty.fault
+
+
+def test_all_of_a_phase_are_encoded_before_the_first_is_sent() -> None:
+    # given two speakers of one phase that write down what happens to them
+    happened: list[str] = []
+
+    class Noting(Voice):
+        def encode(self, due: float, load: int) -> bytes | None:
+            happened.append("encode")
+            return super().encode(due, load)
+
+        def send(self, payload: bytes, due: float) -> None:
+            happened.append("send")
+            super().send(payload, due)
+
+    voices = [Noting(1), *(Voice(1) for _ in range(PHASES - 1)), Noting(1)]
+
+    run(uvloop.new_event_loop, voices, len(voices))
+
+    assert happened == ["encode", "encode", "send", "send", "encode", "encode"]
+    assert [len(voice.sent) for voice in voices] == [1] * len(voices)
+
+
+def test_a_turn_without_a_payload_sends_nothing_and_is_not_the_last() -> None:
+    voice = Voice(3)
+    voice.payload = b""
+
+    pacer = run(uvloop.new_event_loop, [voice])
+
+    assert (len(voice.due), voice.sent, pacer.frames) == (3, [], 3)
+
+
+def test_who_cannot_be_sent_ends_alone(caplog: pytest.LogCaptureFixture) -> None:
+    # given one speaker of a phase whose packets cannot leave, and one behind it
+    broken, others, behind = Voice(), [Voice(2) for _ in range(PHASES - 1)], Voice(2)
+    broken.send_fault = RuntimeError("boom")
+
+    run(uvloop.new_event_loop, [broken, *others, behind], PHASES)
+
+    assert (broken.ended, len(behind.sent)) == ("its voice failed", 2)
+    assert len(caplog.records) == 1
 
 
 def test_even_an_end_that_fails_stops_nobody(caplog: pytest.LogCaptureFixture) -> None:

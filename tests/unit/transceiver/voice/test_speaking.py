@@ -46,9 +46,16 @@ class Call:
         """The pacer's turns, and what tasks do after each."""
         for _ in range(count):
             self.now += FRAME_S
-            if self.speaking in self.pacer._schedule and not self.speaking.speak(self.now, 0):
-                self.pacer.remove(self.speaking)
+            if self.speaking in self.pacer._schedule:
+                self._turn()
             await settle()
+
+    def _turn(self) -> None:
+        payload = self.speaking.encode(self.now, 0)
+        if payload is None:
+            self.pacer.remove(self.speaking)
+        elif payload:
+            self.speaking.send(payload, self.now)
 
     def task(self, seconds: float) -> asyncio.Task[None]:
         pcm = speech(seconds, RATE)

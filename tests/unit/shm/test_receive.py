@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from voicerelay.relay.receive import MAX_BATCH, SLOT_BYTES, Batch, source_path
 from voicerelay.shm.frame import MAX_DATAGRAM_BYTES
 from voicerelay.shm.path import pack_path
+from voicerelay.shm.receive import MAX_BATCH, SLOT_BYTES, Batch, source_path
 
 HOSTS = {socket.AF_INET: "127.0.0.1", socket.AF_INET6: "::1"}
 families = pytest.mark.parametrize("family", HOSTS, ids=["IPv4", "IPv6"])
