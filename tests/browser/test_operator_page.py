@@ -67,6 +67,15 @@ def test_the_page_shows_nothing_hundreds_and_hostile_words() -> None:
             bad = "document.querySelectorAll('.calls .dot.bad').length"
             assert await browser.evaluate(bad) == MANY // 50
 
+            # when a transceiver is once too busy to answer, its calls stay
+            looker.calls = [one for one in many() if one["slot"] == 0]
+            looks = looker.looks
+            async with asyncio.timeout(PATIENCE_S):
+                while looker.looks < looks + 2:
+                    await asyncio.sleep(0.1)
+            dots = "document.querySelectorAll('.calls .dot').length"
+            assert await browser.evaluate(dots) == MANY
+
             # when one looks for one of them by its hostile name
             await browser.evaluate(
                 f"""(() => {{ const filter = document.getElementById('filter');
