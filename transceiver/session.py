@@ -310,7 +310,8 @@ class LiveSession(Conversation):
         return self._channels.opened(channel)
 
     def message_received(self, label: str, data: str | bytes) -> None:
-        self._channels.received(label, data)
+        if not self._channels.received(label, data):
+            self._note(TransceiverCounter.MESSAGES_DROPPED_UNREAD)
 
     @property
     def sending(self) -> bool:
@@ -323,6 +324,9 @@ class LiveSession(Conversation):
             self.send_datagram(secret)
 
     # ---- for the agent -----------------------------------------------------------------------
+
+    def _note(self, what: TransceiverCounter, by: int = 1) -> None:
+        self._mux.note(what, by)
 
     async def _run_agent(self) -> None:
         """Whatever the agent does, SystemExit included, it ends its own call alone."""

@@ -14,6 +14,7 @@ import aiohttp
 from aiohttp import ClientWebSocketResponse, WSMsgType
 from yarl import URL
 
+from voicerelay.shm.counters import TransceiverCounter
 from voicerelay.transceiver.agent import App, AppError, Session, SessionClosed
 from voicerelay.transceiver.realtime.bridge import (
     BYTES_PER_MS,
@@ -139,6 +140,7 @@ class _Call:
         try:
             socket = await self._backend.connect(self._model)
             while await self._serve(socket):
+                self._session._note(TransceiverCounter.BACKENDS_LOST)
                 self._unsent = Unread(MAX_UNSENT_EVENTS, keep_oldest=True)  # it was for the old one
                 self._carry_out(self._bridge.lost(self._played_ms))
                 socket = await self._connect_again(patience)
@@ -146,9 +148,6 @@ class _Call:
             self._events.send(error_event(exc.code, str(exc), kind="server_error"))
             await self._events.wait_open(CHANNEL_WAIT_S)
             await asyncio.sleep(FAREWELL_S)
-        finally:
-            if self._bridge.dropped:
-                log.info("session %s: %s", self._session.id[-6:], dict(self._bridge.dropped))
 
     async def _connect_again(self, patience: Patience) -> ClientWebSocketResponse:
         """Raises BackendLost when patience has ended."""
@@ -203,11 +202,11 @@ class _Call:
             self._unanswered = 0
             if message.type is WSMsgType.PING:
                 await socket.pong(message.data)
-            if message.type is not WSMsgType.TEXT:
+            if message.type in (WSMsgType.PING, WSMsgType.PONG):
                 continue
             event = _event_in(message.data)
             if event is None:
-                self._bridge.dropped["messages that are no events"] += 1
+                self._session._note(TransceiverCounter.BACKEND_DROPPED_NO_EVENT)
                 continue
             self._carry_out(self._bridge.backend_event(event, self._played_ms))
             while self._has_plenty:
@@ -263,6 +262,8 @@ class _Call:
         self._carry_out(self._bridge.client_event(event, self._played_ms))
 
     def _carry_out(self, outputs: Iterable[Output]) -> None:
+        while self._bridge.dropped:
+            self._session._note(*self._bridge.dropped.popitem())
         for output in outputs:
             match output:
                 case ToClient(event):
@@ -296,9 +297,10 @@ async def _send(socket: ClientWebSocketResponse, event: Event) -> None:
         await socket.send_str(text)
 
 
-def _event_in(text: str) -> Event | None:
+def _event_in(data: str | bytes) -> Event | None:
+    """Events are text; what is binary may be one too."""
     try:
-        event: Any = json.loads(text)
+        event: Any = json.loads(data)
     except (ValueError, RecursionError):
         return None
     return event if isinstance(event, dict) and isinstance(event.get("type"), str) else None
