@@ -197,6 +197,11 @@ def no_session() -> web.Response:
     return problem(404, "no_session", "there is no such session; it may have ended")
 
 
+def answered(status: int, text: str, kind: str, headers: dict[str, str]) -> web.Response:
+    """SDP or a fragment of it; its media types have no charset (RFC 8866 §8.2.1, RFC 8840 §10.1)."""
+    return web.Response(status=status, body=text.encode(), content_type=kind, headers=headers)
+
+
 async def json_of(request: web.Request) -> dict[str, Any] | web.Response:
     """The body's JSON object, or what to answer instead."""
     if request.content_type != JSON:
