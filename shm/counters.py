@@ -84,6 +84,7 @@ class TransceiverCounter(IntEnum):
     BACKEND_DROPPED_BAD_AUDIO = 44
     BACKEND_DROPPED_OWN_ERROR = 45  # about an event that the client has not sent
     BACKEND_ITEMS_UNTRACKED = 46  # too many to be truncated
+    HTTP_REQUESTS_MALFORMED = 47  # no HTTP, or a body that cannot be unpacked
 
 
 class ControlCounter(IntEnum):

@@ -1,11 +1,14 @@
 """TCP connections of clients: a bounded number, and each brings a request in time; aiohttp sees to neither."""
 
 import asyncio
+import logging
 import resource
+import sys
 from collections.abc import Awaitable, Callable
-from typing import Final, cast
+from typing import Any, Final, cast
 
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 
 from voicerelay.shm.counters import Block, TransceiverCounter
 
@@ -15,6 +18,8 @@ MAX_CONNECTIONS: Final = (
 FIRST_REQUEST_S: Final = 10.0  # for the head of the first one; later ones: KEEP_ALIVE_S
 KEEP_ALIVE_S: Final = 30.0  # after an answer, until the head of the next request is complete
 
+log = logging.getLogger("voicerelay.http")
+
 Next = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
@@ -23,6 +28,7 @@ class Connections:
 
     def __init__(self, block: Block) -> None:
         descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        self.log = _OursOnly(block)
         self.most = min(MAX_CONNECTIONS, max(1, descriptors // 2))
         self._block = block
         self._open: set[_Connection] = set()
@@ -69,6 +75,24 @@ class Connections:
     def _lost(self, connection: "_Connection") -> None:
         self._open.discard(connection)
         self._heard(connection.inner)
+
+
+class _OursOnly(logging.LoggerAdapter[logging.Logger]):
+    """What aiohttp logs, less what clients do wrong: it would write their headers down, a key among them."""
+
+    def __init__(self, block: Block) -> None:
+        super().__init__(log)
+        self._block = block
+
+    def log(self, level: int, msg: object, *args: object, **how: Any) -> None:
+        found = how.get("exc_info")
+        if isinstance(found if found is not True else sys.exc_info()[1], _THEIR_FAULT):
+            self._block.add(TransceiverCounter.HTTP_REQUESTS_MALFORMED)
+        else:
+            super().log(level, msg, *args, **how)
+
+
+_THEIR_FAULT: Final = (HttpProcessingError, web.RequestPayloadError)
 
 
 class _Connection(asyncio.Protocol):

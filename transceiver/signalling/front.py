@@ -62,6 +62,7 @@ class SignallingFront:
     async def _runner(self, internal: bool) -> web.AppRunner:
         runner = web.AppRunner(
             self._signalling.application(internal),
+            logger=self._signalling.connections.log,
             access_log=None,
             handle_signals=False,
             keepalive_timeout=KEEP_ALIVE_S,

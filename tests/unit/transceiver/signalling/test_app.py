@@ -123,14 +123,11 @@ def test_who_has_a_key_calls_up_to_its_cap_from_any_page(
             assert once_more.status == contract.full
             assert not await is_answered(once_more)
             assert await is_answered(await post(here, contract, contract.wrap(CHROMIUM), OTHER))
-            owners = [s.request.key for s in here.registry._by_id.values() if _is_ours(s)]
+            calls = here.registry._by_id.values()
+            owners = [one.request.key for one in calls if isinstance(one, LiveSession)]
             assert owners == ["web", "web", "other"]
 
     asyncio.run(run())
-
-
-def _is_ours(session: object) -> bool:
-    return isinstance(session, LiveSession)
 
 
 @EVERY

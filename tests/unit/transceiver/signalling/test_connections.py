@@ -13,6 +13,7 @@ from tests.unit.transceiver.test_session import WAIT_S, until
 from voicerelay.shm.counters import BLOCK_BYTES, Block, TransceiverCounter
 from voicerelay.transceiver.signalling import connections as module
 from voicerelay.transceiver.signalling.connections import MAX_CONNECTIONS, Connections
+from voicerelay.transceiver.signalling.problem import problems
 
 REQUEST = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
 Pair = tuple[asyncio.StreamReader, asyncio.StreamWriter]
@@ -29,8 +30,9 @@ class Here:
         self.port = 0
         self.clients: list[Pair] = []
 
-    async def answer(self, _request: web.Request) -> web.Response:
+    async def answer(self, request: web.Request) -> web.Response:
         self.asked += 1
+        await request.read()
         await self.go_on.wait()
         return web.Response(text="hello")
 
@@ -49,9 +51,9 @@ class Here:
 @contextlib.asynccontextmanager
 async def here() -> AsyncIterator[Here]:
     made = Here()
-    app = web.Application(middlewares=[made.connections.middleware])
+    app = web.Application(middlewares=[made.connections.middleware, problems])
     app.router.add_get("/", made.answer)
-    runner = web.AppRunner(app, shutdown_timeout=0.1)
+    runner = web.AppRunner(app, shutdown_timeout=0.1, logger=made.connections.log)
     await runner.setup()
     assert runner.server is not None
     sock = socket.create_server(("127.0.0.1", 0))
@@ -150,6 +152,45 @@ def test_when_all_have_asked_the_newest_is_refused() -> None:
             assert (one.count(), one.asked, len(one.connections)) == (1, 1, 1)
 
     asyncio.run(run())
+
+
+def test_what_is_no_http_is_answered_counted_and_logged_nowhere(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    secret = b"Authorization: Bearer web-key-0123456789\x00"
+
+    async def run() -> None:
+        async with here() as one:
+            one.go_on.set()
+            for number, said in enumerate(
+                (
+                    b"\x16\x03\x01\r\n\r\n",
+                    REQUEST[:-2] + secret + b"\r\n\r\n",
+                    b"GET / HTTP/1.1\r\n" + b"a: b\r\n" * 3000,
+                    b"GET /" + b"a" * 10_000 + b" HTTP/1.1\r\n\r\n",
+                    REQUEST[:-2] + b"Content-Encoding: gzip\r\nContent-Length: 3\r\n\r\nabc",
+                ),
+                1,
+            ):
+                client = await one.client(said)
+                async with asyncio.timeout(WAIT_S):
+                    assert b" 400 " in await client[0].readline()
+                await client[0].read()  # until it is closed
+                assert one.count("HTTP_REQUESTS_MALFORMED") >= number
+
+    asyncio.run(run())
+    assert not caplog.records
+
+
+def test_our_own_mistakes_in_serving_are_logged(caplog: pytest.LogCaptureFixture) -> None:
+    ours = Connections(Block(memoryview(bytearray(BLOCK_BYTES)).cast("Q"))).log
+
+    try:
+        raise ValueError("ours")
+    except ValueError:
+        ours.exception("Unhandled exception")
+
+    assert "ValueError: ours" in caplog.text
 
 
 def test_calls_keep_descriptors_however_few_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
