@@ -37,7 +37,7 @@ KEY = "sk-secret"
 
 
 class Brain:
-    """A backend under the test's control; `deaf`: it reads nothing."""
+    """A backend under the test's control; `deaf`: it reads nothing. `hangs_up`: at once."""
 
     def __init__(self) -> None:
         self.heard: list[dict[str, Any]] = []
@@ -45,7 +45,7 @@ class Brain:
         self.sockets: list[web.WebSocketResponse] = []
         self.queries: list[str] = []
         self.status = 101
-        self.deaf = False
+        self.deaf = self.hangs_up = False
         self.pings = 0
 
     async def connect(self, request: web.Request) -> web.StreamResponse:
@@ -56,6 +56,8 @@ class Brain:
         socket = web.WebSocketResponse(autoping=False)
         await socket.prepare(request)
         self.sockets.append(socket)
+        if self.hangs_up:
+            return socket
         if self.deaf:
             await asyncio.Event().wait()
         async for message in socket:
