@@ -22,8 +22,8 @@ from tests.support.client_pages import (
     NEW_MICROPHONE_JS,
     PACKAGES,
     PIPECAT_JS,
-    WHEP_JS,
     WHIP_JS,
+    shown,
 )
 from tests.support.scripted_backend import ScriptedBackend, backend_options
 from tests.support.server import Server, free_port, server
@@ -164,9 +164,9 @@ def test_a_whep_client_hears_the_agent(
 ) -> None:
     async def run() -> None:
         async with place(kind, running, clients, tmp_path) as here:
-            await here.browser.evaluate(WHEP_JS)
+            await here.browser.evaluate(shown("WHEP"))
             await hears(here.browser, HUM_HZ)
-            await here.browser.evaluate("client.stop()")
+            await here.browser.evaluate("voicerelay.pc.close()")
             await is_over(running)
 
     asyncio.run(run())
@@ -247,17 +247,13 @@ def test_each_of_them_talks_to_a_backend_and_interrupts_it(
 ) -> None:
     async def run(running: Server) -> None:
         async with place(kind, running, clients, tmp_path) as here:
-            for script, hang_up in (
-                (WHIP_JS, "client.stop()"),
-                (PIPECAT_JS, "client.disconnect()"),
-                (FASTRTC_JS, "voicerelay.pc.close()"),
-            ):
+            for client in ("WHIP", "Pipecat", "FastRTC"):  # as docs/clients.md shows them
                 # The backend answers with a tone of five seconds when the caller pauses.
-                await here.browser.evaluate(script)
+                await here.browser.evaluate(shown(client))
                 up = "window.voicerelay.pc?.connectionState === 'connected'"
                 await here.browser.wait_for(up, CONNECT_TIMEOUT_S)
                 await barges_in(here.browser, TONE_HZ, "s.level < 0.01")
-                await here.browser.evaluate(hang_up)
+                await here.browser.evaluate("voicerelay.pc.close()")
                 await is_over(running)
 
     backend = ScriptedBackend(free_port(socket.SOCK_STREAM), "--script", "tone")

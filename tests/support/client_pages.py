@@ -1,5 +1,7 @@
 """What a page does with each released client: the packages, and a script for one call."""
 
+from pathlib import Path
+
 PACKAGES = (
     "@eyevinn/whip-web-client@1.1.7",
     "@pipecat-ai/client-js@1.13.1",
@@ -39,18 +41,6 @@ EYEVINN_JS = """(async () => {
     endpoint: SERVER + '/whip', opts: {authkey: TOKEN}, peerConnectionFactory: factory,
   });
   await client.ingest(stream);
-})()"""
-
-WHEP_JS = """(async () => {
-  const pc = new RTCPeerConnection({bundlePolicy: 'max-bundle'});
-  window.voicerelay = {pc, remoteStream: null};
-  pc.ontrack = event => {
-    if (event.track.kind === 'audio') window.voicerelay.remoteStream = new MediaStream([event.track]);
-  };
-  pc.addTransceiver('audio', {direction: 'recvonly'});
-  pc.addTransceiver('video', {direction: 'recvonly'});
-  window.client = new WHEPClient();
-  await client.view(pc, SERVER + '/whep', TOKEN);
 })()"""
 
 PIPECAT_JS = """(async () => {
@@ -121,3 +111,21 @@ FASTRTC_JS = """(async () => {
   if (answer.status === 'failed') throw new Error(answer.meta.error);
   await pc.setRemoteDescription(answer);
 })()"""
+
+# ---- what docs/clients.md shows ------------------------------------------------------------------
+
+PAGE = (Path(__file__).parents[2] / "docs" / "clients.md").read_text()
+MAX_LINES = 10  # of a client's example
+
+
+def shown(client: str) -> str:
+    """The example of the section whose title begins so; its pc and its sound become `voicerelay`'s."""
+    section = PAGE.partition(f"\n## {client}")[2]
+    example = section.partition("```js\n")[2].partition("```")[0]
+    assert 0 < example.count("\n") <= MAX_LINES, client
+    return f"""(async () => {{
+      const audio = Object.assign(document.createElement('audio'), {{autoplay: true}});
+      window.voicerelay = {{pc: null, get remoteStream() {{ return audio.srcObject; }}}};
+      {example}
+      window.voicerelay.pc = typeof pc === 'undefined' ? transport.pc : pc;
+    }})()"""
