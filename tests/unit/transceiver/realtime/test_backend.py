@@ -47,6 +47,7 @@ class Brain:
         self.status = 101
         self.deaf = self.hangs_up = False
         self.pings = 0
+        self.over = asyncio.Event()
 
     async def connect(self, request: web.Request) -> web.StreamResponse:
         self.headers.append(dict(request.headers))
@@ -59,7 +60,8 @@ class Brain:
         if self.hangs_up:
             return socket
         if self.deaf:
-            await asyncio.Event().wait()
+            await self.over.wait()
+            return socket
         async for message in socket:
             if message.type is WSMsgType.TEXT:
                 self.heard.append(json.loads(message.data))
@@ -122,6 +124,7 @@ async def bridged(
         yield Call(session, client, backend)
         session.end("the test is over")
         await session.ended.wait()
+        brain.over.set()
         await backend.close()
         assert not [task for task in asyncio.all_tasks() if "_Call" in str(task)]
 

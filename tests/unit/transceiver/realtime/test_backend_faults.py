@@ -5,16 +5,19 @@ import base64
 import gc
 from itertools import pairwise
 
+import numpy as np
 import pytest
 
 from tests.unit.transceiver.realtime.test_backend import Brain, bridged
-from tests.unit.transceiver.test_session import until
+from tests.unit.transceiver.test_session import OPUS, THEIRS, until
 from voicerelay.shm.counters import TransceiverCounter
 from voicerelay.transceiver.realtime import backend as module
 from voicerelay.transceiver.realtime import patience
 from voicerelay.transceiver.realtime.bridge import BYTES_PER_MS
 from voicerelay.transceiver.realtime.oai import MAX_EVENT_BYTES
 from voicerelay.transceiver.realtime.patience import MAX_RECONNECTS
+from voicerelay.transceiver.voice.opus import Encoder
+from voicerelay.transceiver.voice.rtp import RtpPacket, build_rtp
 
 
 def test_an_answer_that_comes_slower_than_it_is_heard_is_one_answer(
@@ -37,6 +40,33 @@ def test_an_answer_that_comes_slower_than_it_is_heard_is_one_answer(
             assert len(call.told("output_audio_buffer.started")) == 1
             assert len(call.told("output_audio_buffer.stopped")) == 1
             assert not call.told("output_audio_buffer.cleared")
+
+    asyncio.run(run())
+
+
+def test_voice_that_a_backend_does_not_take_is_dropped_and_not_hoarded(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def run() -> None:
+        brain = Brain()
+        brain.deaf = True
+        async with bridged(monkeypatch, brain) as call:
+            await until(lambda: bool(brain.sockets))
+            opus = Encoder(24_000).encode(np.zeros(480, np.int16))
+
+            # when a caller has spoken for 40 s
+            for number in range(2000):
+                packet = RtpPacket(False, OPUS, number, number * 960, THEIRS, opus)
+                call.rtp.send(build_rtp(packet))
+                await asyncio.sleep(0)
+
+            # then most of it was dropped: a second waits here, and some on its way
+            assert call.session.stats().unread_ms > 20_000
+
+            # and the call can end at once
+            call.session.end("hung up")
+            await call.ended()
+            await until(lambda: not call.backend._client._connector._acquired)  # type: ignore[union-attr]
 
     asyncio.run(run())
 
