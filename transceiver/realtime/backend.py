@@ -304,13 +304,15 @@ _EXPECTED: Final = (BackendLost, SessionClosed, ConnectionError, TimeoutError)
 async def _hang_up(connection: ClientWebSocketResponse) -> None:
     """Say goodbye; who does not read it, or anything, is left all the same."""
     made = connection.get_extra_info("socket")
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(CLOSE_S):
-            await connection.close()
-            return
-    # What waits to be sent would keep the transport open for ever.
-    with contextlib.suppress(OSError), socket.socket(fileno=os.dup(made.fileno())) as same:
-        same.shutdown(socket.SHUT_RDWR)
+    if made is None or made.fileno() < 0:
+        return
+    # What waits to be sent would keep the transport open for ever; shut down, it fails and goes.
+    with socket.socket(fileno=os.dup(made.fileno())) as same:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(CLOSE_S):
+                await connection.close()
+        with contextlib.suppress(OSError):
+            same.shutdown(socket.SHUT_RDWR)
 
 
 async def _send(socket: ClientWebSocketResponse, event: Event) -> None:

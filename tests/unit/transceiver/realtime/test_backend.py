@@ -121,10 +121,12 @@ async def bridged(
         backend = Backend(str(server.make_url("/v1/realtime?model=m")), KEY, own_vad)
         session, client = await talking(here, monkeypatch, backend.agent)
         await asyncio.sleep(0)
-        yield Call(session, client, backend)
+        try:
+            yield Call(session, client, backend)
+        finally:
+            brain.over.set()
         session.end("the test is over")
         await session.ended.wait()
-        brain.over.set()
         await backend.close()
         assert not [task for task in asyncio.all_tasks() if "_Call" in str(task)]
 
