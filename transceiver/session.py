@@ -107,8 +107,7 @@ class LiveSession(Conversation):
     async def reoffer(self, offer: Offer, ufrag: bytes, fresh: bool) -> str:
         """Answer another offer of the same client; the agent goes on.
 
-        fresh: the client has made a new peer connection, else it renegotiates.
-        Raises DirectoryError or NotAcceptable; then the old one stays.
+        fresh: with a new peer connection. Raises DirectoryError or NotAcceptable; the old one stays.
         """
         old = self._peer
         if self.state is State.CLOSED or old is None:
