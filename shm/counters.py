@@ -71,6 +71,20 @@ class TransceiverCounter(IntEnum):
     LOOP_LAG_US = 31  # how late the last heartbeat was
     OVERLOADED = 32  # 1: frames come late, no new calls
     SOCKET_OVERFLOWS = 33  # steered packets lost by the kernel before they were received
+    HTTP_CONNECTIONS_REFUSED = 34  # there were too many
+    HTTP_CLIENTS_TOO_SLOW = 35  # no request within its time
+    MESSAGES_DROPPED_UNREAD = 36  # of data channels, for an agent that does not read them
+    EVENTS_DROPPED_NO_CHANNEL = 37  # Realtime, to a client that has not opened it
+    EVENTS_DROPPED_TOO_LARGE = 38
+    EVENTS_DROPPED_CONGESTED = 39  # or its channel has closed
+    EVENTS_REFUSED = 40  # of a client or sideband, answered with an `error`
+    BACKENDS_LOST = 41  # connections that broke in mid-call
+    BACKEND_DROPPED_NO_EVENT = 42
+    BACKEND_DROPPED_MUTED = 43  # audio of a response that was interrupted
+    BACKEND_DROPPED_BAD_AUDIO = 44
+    BACKEND_DROPPED_OWN_ERROR = 45  # about an event that the client has not sent
+    BACKEND_ITEMS_UNTRACKED = 46  # too many to be truncated
+    HTTP_REQUESTS_MALFORMED = 47  # no HTTP, or a body that cannot be unpacked
 
 
 class ControlCounter(IntEnum):

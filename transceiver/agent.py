@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeGuard, TypeVar
 
 if TYPE_CHECKING:  # the command line and the supervisor do without numpy and libopus
+    from voicerelay.shm.counters import TransceiverCounter
     from voicerelay.transceiver.voice.opus import Pcm
     from voicerelay.transceiver.voice.pcm import PcmLike
 
@@ -194,6 +195,10 @@ class Session(ABC):
     @abstractmethod
     def close(self) -> None:
         """End the call; the client is told."""
+
+    @abstractmethod
+    def _note(self, what: "TransceiverCounter", by: int = 1) -> None:
+        """For what stands between a client and an agent: count it in this process's figures."""
 
 
 Agent = Callable[[Session], Awaitable[None]]

@@ -58,19 +58,21 @@ class Channels:
         self._tell_opened(channel.label)
         return True
 
-    def received(self, label: str, data: str | bytes) -> None:
-        """A message; dropped and counted when too much waits already."""
+    def received(self, label: str, data: str | bytes) -> bool:
+        """A message; False when too much waits already: then it is dropped and counted."""
         handler = self._handlers.get(label)
         if handler is not None:
             handler.received(data)
-            return
+            return True
         if self.dialect is not None and self.dialect.received(label, data):
-            return
+            return True
+        before = self.unread.dropped
         waiting = sum(_size(message.data) for message in self.unread.waiting())
         if waiting + _size(data) > MAX_UNREAD_BYTES:
             self.unread.dropped += 1
         else:
             self.unread.put(Message(label, data))
+        return self.unread.dropped == before
 
     def send(self, data: str | bytes, label: str | None) -> None:
         """To the channel, and to the taps of its label.

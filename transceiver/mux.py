@@ -111,6 +111,10 @@ class Mux:
         else:
             self._block.add(reason)
 
+    def note(self, what: TransceiverCounter, by: int) -> None:
+        """Count what is no packet."""
+        self._block.add(what, by)
+
     def delivered(self) -> None:
         """Count a packet that reached its session's protocols."""
         self._block.words[_DELIVERED] += 1

@@ -107,8 +107,7 @@ class LiveSession(Conversation):
     async def reoffer(self, offer: Offer, ufrag: bytes, fresh: bool) -> str:
         """Answer another offer of the same client; the agent goes on.
 
-        fresh: the client has made a new peer connection, else it renegotiates.
-        Raises DirectoryError or NotAcceptable; then the old one stays.
+        fresh: with a new peer connection. Raises DirectoryError or NotAcceptable; the old one stays.
         """
         old = self._peer
         if self.state is State.CLOSED or old is None:
@@ -313,7 +312,8 @@ class LiveSession(Conversation):
         return self._channels.opened(channel)
 
     def message_received(self, label: str, data: str | bytes) -> None:
-        self._channels.received(label, data)
+        if not self._channels.received(label, data):
+            self._note(TransceiverCounter.MESSAGES_DROPPED_UNREAD)
 
     @property
     def sending(self) -> bool:
@@ -326,6 +326,9 @@ class LiveSession(Conversation):
             self.send_datagram(secret)
 
     # ---- for the agent -----------------------------------------------------------------------
+
+    def _note(self, what: TransceiverCounter, by: int = 1) -> None:
+        self._mux.note(what, by)
 
     async def _run_agent(self) -> None:
         """Whatever the agent does, SystemExit included, it ends its own call alone."""

@@ -38,6 +38,7 @@ window.call = async () => {
   // Noise suppression would take a tone for noise.
   const audio = {echoCancellation: false, noiseSuppression: false, autoGainControl: false};
   const mediaStream = await navigator.mediaDevices.getUserMedia({audio});
+  window.microphone = on => mediaStream.getAudioTracks().forEach(track => { track.enabled = on; });
   const transport = new OpenAIRealtimeWebRTC({
     baseUrl: location.origin + '/v1/realtime/calls', audioElement: player, mediaStream,
   });
@@ -115,8 +116,10 @@ def test_the_agents_sdk_holds_a_call(
             await browser.evaluate(tones.RECORD_JS)
             await asyncio.sleep(4)  # of voice, which the backend says back
 
-            # when an answer is wanted, a function of the page is called first
-            await browser.evaluate("window.session.transport.requestResponse()")
+            # when he pauses, or an answer is wanted, a function of the page is called first
+            speaks = kind == "backend"  # it detects turns
+            asks = "microphone(false)" if speaks else "session.transport.requestResponse()"
+            await browser.evaluate(f"window.{asks}")
             await browser.wait_for("window.asked", PATIENCE_S)
             await browser.wait_for(happened("output_audio_buffer.started"), PATIENCE_S)
 
@@ -126,8 +129,10 @@ def test_the_agents_sdk_holds_a_call(
                 PATIENCE_S,
             )
 
-            # and can be interrupted
-            await browser.evaluate("window.session.interrupt()")
+            # and can be interrupted, by his voice or by the page
+            await browser.evaluate(
+                f"window.{'microphone(true)' if speaks else 'session.interrupt()'}"
+            )
             await browser.wait_for(happened("output_audio_buffer.cleared"), PATIENCE_S)
             await browser.wait_for(happened("conversation.item.truncated"), PATIENCE_S)
             await browser.wait_for("window.__tone.slice(-8).every(s => s.level < 0.01)", PATIENCE_S)

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import aiohttp
+import psutil
 import pytest
 
 from tests.support.client import CallRefused
@@ -66,6 +67,13 @@ async def nothing_is_left(running: Server, backend: ScriptedBackend | None = Non
     async with asyncio.timeout(PATIENCE_S):
         while read_status(running.run_dir)["sessions"] or (backend and backend.connections()):
             await asyncio.sleep(0.02)
+
+
+def sockets_to(running: Server, backend: ScriptedBackend) -> int:
+    """TCP sockets of the transceiver that lead to the backend, in whatever state."""
+    process = psutil.Process(read_status(running.run_dir)["transceivers"][0]["pid"])
+    found = process.net_connections("tcp")
+    return sum(bool(one.raddr) and one.raddr.port == backend.port for one in found)
 
 
 async def takes_a_turn(call: RealtimeCall) -> None:
@@ -193,6 +201,7 @@ def test_a_backend_that_dies_is_told_to_the_client_and_ends_the_call(key_file: P
     async def scenario(running: Server, backend: ScriptedBackend) -> None:
         async with calling(running) as (call, _):
             await call.event("session.created")
+            assert sockets_to(running, backend) == 1
 
             backend.kill()
 
@@ -202,6 +211,8 @@ def test_a_backend_that_dies_is_told_to_the_client_and_ends_the_call(key_file: P
             async with asyncio.timeout(PATIENCE_S):
                 await call.closed.wait()
             await nothing_is_left(running)
+            assert sockets_to(running, backend) == 0
+            assert read_status(running.run_dir)["transceivers"][0]["backends_lost"] == 1
 
     with bridged(key_file) as (running, backend):
         asyncio.run(scenario(running, backend))

@@ -5,128 +5,46 @@ import os
 import random
 import socket
 import struct
+import time
 from collections.abc import Iterator
 
-import psutil
+import aiohttp
 import pytest
 
 from tests.support.callers import callers, still_there
 from tests.support.client import Call
+from tests.support.lean import Caller
 from tests.support.server import Server, server
+from tests.support.strangers import (
+    JUNK,
+    PLAINTEXT_ALERT,
+    Recorded,
+    answer_values,
+    bad_checks,
+    counted,
+    dropped,
+    memory,
+    packets_in,
+    received,
+    silent,
+    stranger,
+    table_bytes,
+    unknown_ufrags,
+    until_dropped,
+)
 from voicerelay.cli.status import read_status
-from voicerelay.shm import rundir, stun
-from voicerelay.shm.region import HEADER_BYTES, Region
-from voicerelay.shm.table import RECORD_BYTES
+from voicerelay.shm import stun
 
 pytestmark = pytest.mark.system
 
 MEMORY_SLACK_BYTES = 4 << 20
 RANDOM_UFRAGS = 100_000
-PLAINTEXT_ALERT = bytes.fromhex("15fefd00000000000000000002") + b"\x02\x28"
 
 
 @pytest.fixture(scope="module")
 def running(plane_options: list[str]) -> Iterator[Server]:
     with server(relays=2, transceivers=1, extra=plane_options) as started:
         yield started
-
-
-def table_bytes(running: Server) -> bytes:
-    """Routes and flows as they lie in shared memory."""
-    region = Region.attach(rundir.region_name(running.run_dir))
-    try:
-        sizes = region.sizes
-        end = HEADER_BYTES + (sizes.routes + sizes.flows) * RECORD_BYTES
-        return bytes(region._buffer[HEADER_BYTES:end])
-    finally:
-        region.close()
-
-
-def memory(running: Server) -> dict[int, int]:
-    """Unshared resident bytes of each relay and transceiver."""
-    status = read_status(running.run_dir)
-    pids = [process["pid"] for process in status["relays"] + status["transceivers"]]
-    return {pid: psutil.Process(pid).memory_info().rss for pid in pids}
-
-
-def stranger() -> socket.socket:
-    sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-    sock.setblocking(False)
-    return sock
-
-
-def silent(sock: socket.socket) -> bool:
-    """Whether nothing at all came back."""
-    try:
-        sock.recvfrom(65536)
-    except BlockingIOError:
-        return True
-    return False
-
-
-async def counted(running: Server, before: int, sent: int) -> None:
-    """Wait until the relays have judged everything that was sent."""
-    deadline = asyncio.get_running_loop().time() + 20
-    while asyncio.get_running_loop().time() < deadline:
-        if received(running) >= before + sent:
-            return
-        await asyncio.sleep(0.05)
-    raise AssertionError(f"{received(running) - before} of {sent} packets were counted")
-
-
-def received(running: Server) -> int:
-    """Packets that a relay has seen, or that the kernel has steered past them."""
-    status = read_status(running.run_dir)
-    steered = status["control"]["steered_by_flow"] + status["control"]["steered_by_ufrag"]
-    return int(steered + sum(relay["packets_received"] for relay in status["relays"]))
-
-
-def unknown_ufrags(running: Server) -> int:
-    return int(read_status(running.run_dir)["dropped"]["unknown_ufrag"])
-
-
-def answer_values(call: Call) -> tuple[bytes, bytes]:
-    """ufrag and password that the server gave to a call."""
-    lines = call.answer.splitlines()
-    ufrag = next(line.partition(":")[2] for line in lines if line.startswith("a=ice-ufrag:"))
-    password = next(line.partition(":")[2] for line in lines if line.startswith("a=ice-pwd:"))
-    return ufrag.encode(), password.encode()
-
-
-def bad_checks(ufrag: bytes) -> list[bytes]:
-    """Binding requests for a known ufrag that prove nothing."""
-    username = (stun.USERNAME, ufrag + b":abcd")
-    extra = [(stun.PRIORITY, b"\x6e\x00\x01\xff"), (stun.USE_CANDIDATE, b"")]
-    attributes = [username, *extra]
-    signed = stun.build(stun.BINDING_REQUEST, os.urandom(12), attributes, b"wrong-password")
-    return [
-        stun.build(stun.BINDING_REQUEST, os.urandom(12), attributes),
-        stun.build(stun.BINDING_REQUEST, os.urandom(12), [username], with_fingerprint=False),
-        signed,
-        signed[:-1] + bytes([signed[-1] ^ 1]),
-        stun.build(
-            stun.BINDING_REQUEST, os.urandom(12), [*attributes, (stun.MESSAGE_INTEGRITY, bytes(20))]
-        ),
-        stun.build(
-            stun.BINDING_REQUEST, os.urandom(12), [(stun.USERNAME, ufrag)], b"wrong-password"
-        ),
-        stun.build(stun.BINDING_SUCCESS, os.urandom(12), attributes, b"wrong-password"),
-    ]
-
-
-JUNK = [
-    b"",
-    b"\x00",
-    b"\x01\x02",
-    b"\x80\x80\x80",
-    bytes(20),
-    b"\x16\xfe\xfd" + bytes(60),
-    PLAINTEXT_ALERT,
-    b"\x80" + bytes(171),
-    b"\xff" * 100,
-    os.urandom(1200),
-    bytes(65_000),
-]
 
 
 def test_junk_gets_no_reply_and_ends_no_call(running: Server) -> None:
@@ -236,3 +154,160 @@ def test_packets_forged_from_the_callers_own_address_do_not_end_the_call(running
             assert await still_there(call)
 
     asyncio.run(scenario())
+
+
+def test_a_recorded_call_that_is_played_again_changes_nothing(running: Server) -> None:
+    async def scenario() -> None:
+        async with aiohttp.ClientSession() as http:
+            # given a call, every packet of which was recorded
+            call = Recorded(Caller(running.http_url))
+            await call.connect(http)
+            for _ in range(20):
+                call.say()
+            async with asyncio.timeout(20):
+                while await packets_in(running, http, call) < 21:
+                    await asyncio.sleep(0.01)
+            tables = table_bytes(running)
+            reasons = {name: dropped(running, name) for name in ("srtp", "replayed_check")}
+            media = [packet for packet in call.packets if packet[0] >= 128]
+
+            # when it is played again from elsewhere, and its media from its own address
+            with stranger() as thief:
+                for packet in call.packets:
+                    thief.sendto(packet, ("127.0.0.1", running.port))
+                await until_dropped(running, "replayed_check", reasons["replayed_check"] + 1)
+                call.again(media)
+                await until_dropped(running, "srtp", reasons["srtp"] + len(media))
+
+                # then nobody is answered, nothing is heard twice, and nothing has moved
+                assert silent(thief)
+            assert await packets_in(running, http, call) == 21
+            assert table_bytes(running) == tables
+            await call.hang_up(http)
+
+    asyncio.run(scenario())
+
+
+def test_floods_at_a_call_take_no_memory(running: Server) -> None:
+    rng = random.Random(20261125)
+
+    async def scenario() -> None:
+        async with callers(running.http_url, 2) as (calls, http):
+            # given a call in its handshake, so that DTLS is open to whoever can check
+            victim = Recorded(Caller(running.http_url))
+            await victim.connect(http)
+            ufrag, _ = answer_values(calls[0])
+            hello = (
+                b"\x16\xfe\xfd" + bytes(8) + b"\x00\x80\x01\x00\x00\x74" + bytes(6) + b"\xfe\xfd"
+            )
+            shapes = [
+                lambda: hello + rng.randbytes(110),
+                lambda: b"\x01\x01" + rng.randbytes(60),
+                lambda: rng.choice(bad_checks(ufrag)),
+                lambda: b"\x80\x6f" + rng.randbytes(100),
+            ]
+            rss, tables, before = memory(running), table_bytes(running), received(running)
+
+            # when 20,000 packets come from strangers, and from the victim's own address
+            with stranger() as sock:
+                for number in range(20_000):
+                    packet = shapes[number % len(shapes)]()
+                    if number % 2:
+                        sock.sendto(packet, ("127.0.0.1", running.port))
+                    else:
+                        victim.again([packet])
+                    if number % 500 == 0:
+                        await asyncio.sleep(0.02)
+                await counted(running, before, 10_000)
+                assert silent(sock)
+
+            # then it cost nothing that stays
+            grown = {pid: now - rss[pid] for pid, now in memory(running).items()}
+            assert max(grown.values()) < MEMORY_SLACK_BYTES
+            assert table_bytes(running) == tables
+            assert all(await asyncio.gather(*(still_there(call) for call in calls)))
+            await victim.hang_up(http)
+
+    asyncio.run(scenario())
+
+
+def test_nobody_named_by_a_candidate_is_contacted(running: Server) -> None:
+    async def scenario() -> None:
+        with stranger() as udp, socket.create_server(("127.0.0.1", 0)) as tcp:
+            # given somebody who has nothing to do with the call
+            udp.bind(("127.0.0.1", 0))
+            tcp.setblocking(False)
+            lines = [
+                f"a=candidate:1 1 udp 2130706431 127.0.0.1 {udp.getsockname()[1]} typ host",
+                f"a=candidate:2 1 tcp 1 127.0.0.1 {tcp.getsockname()[1]} typ host tcptype passive",
+                f"a=candidate:3 1 udp 1 localhost {udp.getsockname()[1]} typ host",
+            ]
+            named = "".join(f"{line}\r\n" for line in lines)
+            ids = {"webrtc_id": "w", "pc_id": None}
+
+            async with aiohttp.ClientSession() as http:
+                call = Call(running.http_url)
+                # when he is named in an offer, and in what follows it by any contract
+                await call.connect(http, mangle=lambda sdp: sdp + named)
+                headers = {"Content-Type": "application/trickle-ice-sdpfrag", "If-Match": call.etag}
+                url = f"{running.http_url}{call.resource}"
+                async with http.patch(url, data=named, headers=headers) as patched:
+                    assert patched.status == 204
+                for path in ("/api/offer", "/webrtc/offer", "/v1/realtime/calls"):
+                    sdp = call.pc.localDescription.sdp + named
+                    body = {"sdp": sdp, "type": "offer"} | ids
+                    how = {"json": body} if path[1] != "v" else {"data": sdp}
+                    kind = {} if path[1] != "v" else {"Content-Type": "application/sdp"}
+                    async with http.post(f"{running.http_url}{path}", headers=kind, **how) as made:
+                        assert made.status in (200, 201)
+                candidate = {"candidate": lines[0][2:], "sdpMid": "0"}
+                trickled = {"candidate": candidate, "type": "ice-candidate", "webrtc_id": "w"}
+                async with http.post(f"{running.http_url}/webrtc/offer", json=trickled) as told:
+                    assert (await told.json())["status"] == "success"
+                assert await still_there(call)
+                await call.close()
+
+            # then he hears nothing
+            assert silent(udp)
+            with pytest.raises(BlockingIOError):
+                tcp.accept()
+
+    asyncio.run(scenario())
+
+
+def test_what_strangers_do_fills_no_log_and_tells_nothing_of_anybody(running: Server) -> None:
+    """HTTP that is none, guesses, bad offers; UDP that is none."""
+    key = "guessed-key-0123456789"
+    bad_http = [
+        b"\x16\x03\x01\x02",
+        b"GET / HTTP/1.1\r\nAuthorization: " + key.encode() + b"\x00\r\n\r\n",
+    ]
+
+    async def scenario() -> int:
+        lines = running.output.count("\n")
+        begun = time.monotonic()
+        with stranger() as sock:
+            async with aiohttp.ClientSession(headers={"Authorization": f"Bearer {key}"}) as http:
+                for number in range(50):
+                    for packet in JUNK[1:-1]:
+                        sock.sendto(packet, ("127.0.0.1", running.port))
+                    sdp = {"Content-Type": "application/sdp"}
+                    url = running.http_url
+                    for path, body in (("/whip", b"v=0\r\na=ice-pwd:x"), ("/whip", b"\xff")):
+                        async with http.post(url + path, data=body, headers=sdp) as refused:
+                            assert 400 <= refused.status < 500
+                    async with http.delete(f"{url}/whip/{number:027}") as unknown:
+                        assert unknown.status == 404
+                    reader, writer = await asyncio.open_connection(
+                        "127.0.0.1", url.rpartition(":")[2]
+                    )
+                    writer.write(bad_http[number % 2])
+                    await reader.read()
+                    writer.close()
+        return running.output.count("\n") - lines - int(10 * (time.monotonic() - begun))
+
+    before = len(running.output)
+    assert asyncio.run(scenario()) <= 10
+    said = running.output[before:]
+    for private in (key, "127.0.0.1", "ice-pwd", "v=0"):
+        assert private not in said

@@ -46,3 +46,25 @@ def test_limits_are_as_they_are_told() -> None:
     assert (channels.MAX_UNREAD_MESSAGES, channels.MAX_UNREAD_BYTES) == (256, 1 << 20)
     assert (channels.MAX_MESSAGE_BYTES, channels.MAX_UNSENT_BYTES) == (256 << 10, 1 << 20)
     assert channels.MAX_CHANNELS == 16
+
+
+# ---- docs/security.md ----------------------------------------------------------------------------
+
+ROOT = Path(__file__).parents[2]
+SECURITY = (ROOT / "docs" / "security.md").read_text()
+NAMED = sorted(set(re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", SECURITY)))
+
+
+def test_every_attack_has_a_test_that_exists() -> None:
+    rows = [line for line in SECURITY.splitlines() if line.startswith("| ")][1:]
+    assert len(rows) == 13
+    for row in rows:
+        assert "::test_" in row, row
+    for file, name in NAMED:
+        functions = ast.parse((ROOT / file).read_text()).body
+        assert name in {one.name for one in functions if isinstance(one, ast.FunctionDef)}, name
+
+
+def test_every_defence_is_where_the_page_says() -> None:
+    for place in re.findall(r"`((?:relay|transceiver|control|shm)/[\w/.]*)`", SECURITY):
+        assert (ROOT / place).exists(), place

@@ -1,8 +1,11 @@
 """Calls whose brain is elsewhere: an agent that bridges each to a server of the Realtime WebSocket protocol."""
 
 import asyncio
+import contextlib
 import json
 import logging
+import os
+import socket
 import time
 from collections import deque
 from collections.abc import Iterable
@@ -14,6 +17,7 @@ import aiohttp
 from aiohttp import ClientWebSocketResponse, WSMsgType
 from yarl import URL
 
+from voicerelay.shm.counters import TransceiverCounter
 from voicerelay.transceiver.agent import App, AppError, Session, SessionClosed
 from voicerelay.transceiver.realtime.bridge import (
     BYTES_PER_MS,
@@ -39,6 +43,7 @@ MAX_UNANSWERED_PINGS: Final = 3  # a backend that says nothing at all after so m
 CLOSE_S: Final = 0.5
 FAREWELL_S: Final = 0.3  # for the last event to reach the client before the call ends
 CHANNEL_WAIT_S: Final = 2.0  # the client's data channel comes after its media
+SEND_BUFFER_BYTES: Final = 64 * 1024  # a second of voice in base64
 MAX_MESSAGE_BYTES: Final = 4 << 20  # of the backend
 MAX_UNSENT_EVENTS: Final = 256  # for a slow backend; more are refused
 MAX_WAITING_MS: Final = 120_000  # of audio not yet played; then the backend is not read
@@ -72,7 +77,7 @@ class Backend:
     async def connect(self, model: str = "") -> ClientWebSocketResponse:
         """Raises BackendLost."""
         if self._client is None:
-            connector = aiohttp.TCPConnector(limit=0)  # calls are limited already
+            connector = aiohttp.TCPConnector(limit=0, socket_factory=_socket)  # calls are limited
             self._client = aiohttp.ClientSession(connector=connector, headers=self._headers)
         url = self._url
         if model and "model" not in url.query:
@@ -96,6 +101,13 @@ class Backend:
     async def close(self) -> None:
         if self._client is not None:
             await self._client.close()
+
+
+def _socket(address: aiohttp.AddrInfoType) -> socket.socket:
+    """The kernel would keep half a minute of voice for a backend that does not read."""
+    made = socket.socket(*address[:3])
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
+    return made
 
 
 def backend_app(settings: TransceiverSettings) -> tuple[App, Backend]:
@@ -139,6 +151,7 @@ class _Call:
         try:
             socket = await self._backend.connect(self._model)
             while await self._serve(socket):
+                self._session._note(TransceiverCounter.BACKENDS_LOST)
                 self._unsent = Unread(MAX_UNSENT_EVENTS, keep_oldest=True)  # it was for the old one
                 self._carry_out(self._bridge.lost(self._played_ms))
                 socket = await self._connect_again(patience)
@@ -146,9 +159,6 @@ class _Call:
             self._events.send(error_event(exc.code, str(exc), kind="server_error"))
             await self._events.wait_open(CHANNEL_WAIT_S)
             await asyncio.sleep(FAREWELL_S)
-        finally:
-            if self._bridge.dropped:
-                log.info("session %s: %s", self._session.id[-6:], dict(self._bridge.dropped))
 
     async def _connect_again(self, patience: Patience) -> ClientWebSocketResponse:
         """Raises BackendLost when patience has ended."""
@@ -181,7 +191,7 @@ class _Call:
             for result in await asyncio.gather(*tasks, return_exceptions=True):
                 if isinstance(result, Exception) and not isinstance(result, _EXPECTED):
                     log.error("session %s", self._session.id[-6:], exc_info=result)
-            await socket.close()
+            await _hang_up(socket)
 
     # ---- what runs while there is a connection -----------------------------------------------
 
@@ -203,11 +213,11 @@ class _Call:
             self._unanswered = 0
             if message.type is WSMsgType.PING:
                 await socket.pong(message.data)
-            if message.type is not WSMsgType.TEXT:
+            if message.type in (WSMsgType.PING, WSMsgType.PONG):
                 continue
             event = _event_in(message.data)
             if event is None:
-                self._bridge.dropped["messages that are no events"] += 1
+                self._session._note(TransceiverCounter.BACKEND_DROPPED_NO_EVENT)
                 continue
             self._carry_out(self._bridge.backend_event(event, self._played_ms))
             while self._has_plenty:
@@ -263,6 +273,8 @@ class _Call:
         self._carry_out(self._bridge.client_event(event, self._played_ms))
 
     def _carry_out(self, outputs: Iterable[Output]) -> None:
+        while self._bridge.dropped:
+            self._session._note(*self._bridge.dropped.popitem())
         for output in outputs:
             match output:
                 case ToClient(event):
@@ -289,6 +301,20 @@ class _Call:
 _EXPECTED: Final = (BackendLost, SessionClosed, ConnectionError, TimeoutError)
 
 
+async def _hang_up(connection: ClientWebSocketResponse) -> None:
+    """Say goodbye; who does not read it, or anything, is left all the same."""
+    made = connection.get_extra_info("socket")
+    if made is None or made.fileno() < 0:
+        return
+    # What waits to be sent would keep the transport open for ever; shut down, it fails and goes.
+    with socket.socket(fileno=os.dup(made.fileno())) as same:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(CLOSE_S):
+                await connection.close()
+        with contextlib.suppress(OSError):
+            same.shutdown(socket.SHUT_RDWR)
+
+
 async def _send(socket: ClientWebSocketResponse, event: Event) -> None:
     """Raises ConnectionError or TimeoutError."""
     text = json.dumps(event, separators=(",", ":"))
@@ -296,9 +322,10 @@ async def _send(socket: ClientWebSocketResponse, event: Event) -> None:
         await socket.send_str(text)
 
 
-def _event_in(text: str) -> Event | None:
+def _event_in(data: str | bytes) -> Event | None:
+    """Events are text; what is binary may be one too."""
     try:
-        event: Any = json.loads(text)
+        event: Any = json.loads(data)
     except (ValueError, RecursionError):
         return None
     return event if isinstance(event, dict) and isinstance(event.get("type"), str) else None

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
+from voicerelay.shm.counters import TransceiverCounter as Count
 from voicerelay.transceiver.agent import Speech
 from voicerelay.transceiver.realtime.oai import (
     AUDIO_EVENTS,
@@ -84,7 +85,7 @@ class Bridge:
         self._active: str | None = None  # the response that the backend is making
         self._muted: str | None = None  # its late audio is not wanted
         self._turn_item = ""
-        self.dropped: Counter[str] = Counter()
+        self.dropped: Counter[Count] = Counter()
 
     # ---- the connection ----------------------------------------------------------------------
 
@@ -167,7 +168,7 @@ class Bridge:
                 out.append(EndOfSpeech(done))
         elif kind == "error" and _caused_by_us(event):
             # A cancel that came too late, a truncation of what is no more: not the client's affair.
-            self.dropped["errors about events of ours"] += 1
+            self.dropped[Count.BACKEND_DROPPED_OWN_ERROR] += 1
             return []
         return out
 
@@ -192,12 +193,12 @@ class Bridge:
     def _audio(self, event: Event, played_ms: int) -> list[Output]:
         response_id, item_id = str(event.get("response_id", "")), str(event.get("item_id", ""))
         if self._muted is not None and response_id == self._muted:
-            self.dropped["audio after an interruption"] += 1
+            self.dropped[Count.BACKEND_DROPPED_MUTED] += 1
             return []
         try:
             pcm = self._odd + binascii.a2b_base64(event.get("delta", ""), strict_mode=True)
         except (ValueError, TypeError):
-            self.dropped["audio that is no base64"] += 1
+            self.dropped[Count.BACKEND_DROPPED_BAD_AUDIO] += 1
             return []
         whole = len(pcm) & ~1
         pcm, self._odd = pcm[:whole], pcm[whole:]
@@ -221,7 +222,7 @@ class Bridge:
         elif len(self._segments) < MAX_SEGMENTS:
             self._segments.append(new)
         else:
-            self.dropped["items too many to truncate"] += 1
+            self.dropped[Count.BACKEND_ITEMS_UNTRACKED] += 1
 
     def _clear(self, played_ms: int) -> list[Output]:
         """Stop playing, and tell both sides how much was heard."""

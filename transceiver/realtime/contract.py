@@ -22,7 +22,7 @@ from voicerelay.transceiver.realtime.session import RealtimeSession
 from voicerelay.transceiver.registry import slot_of
 from voicerelay.transceiver.session import LiveSession
 from voicerelay.transceiver.signalling.access import CALLER
-from voicerelay.transceiver.signalling.calls import INTERNAL, Calls, Refused, text_of
+from voicerelay.transceiver.signalling.calls import INTERNAL, Calls, Refused, answered, text_of
 from voicerelay.transceiver.signalling.keys import Caller
 from voicerelay.transceiver.signalling.problem import problem
 from voicerelay.transceiver.signalling.siblings import SiblingGone
@@ -57,7 +57,7 @@ class Realtime:
         secret = ephemeral.read(self._calls.registry.cluster_key, credential, time.time())
         if secret is None or not secret.owner:
             return None
-        return Caller(secret.owner, token=credential[-16:])
+        return Caller(secret.owner, token=credential[-16:], mark=secret.mark)
 
     async def _post(self, request: web.Request) -> web.Response:
         """An offer, alone or with a session beside it, makes a call here or at a sibling with room."""
@@ -71,7 +71,7 @@ class Realtime:
             return problem(exc.status, exc.code, str(exc))
         RealtimeSession.of(call)  # answers the client's events, whatever the agent does
         headers = {"Location": f"{CALLS_PATH}/{ID_PREFIX}{call.id}"}
-        return web.Response(status=201, text=answer, content_type=SDP, headers=headers)
+        return answered(201, answer, SDP, headers)
 
     async def _read_offer(self, request: web.Request) -> tuple[str, Event]:
         """The SDP, and the session: what the secret says, then what the call says. Raises Refused."""
@@ -114,7 +114,7 @@ class Realtime:
             expires_at = int(time.time()) + _lifetime_s(asked.get("expires_after", {}))
             session = {"type": "realtime"} | session
             value = ephemeral.issue(
-                self._calls.registry.cluster_key, session, expires_at, caller.key
+                self._calls.registry.cluster_key, session, expires_at, caller.key, caller.mark
             )
         except Refused as exc:
             return problem(exc.status, exc.code, str(exc))

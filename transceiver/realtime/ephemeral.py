@@ -31,19 +31,22 @@ class SecretTooLong(ValueError):
 
 
 class Secret(NamedTuple):
-    """What is in one. owner: whose key it was issued for, as the issuer names it."""
+    """What is in one. owner: whose key it was issued for, as the issuer names it; mark: which key."""
 
     session: dict[str, Any]
     owner: str
+    mark: str
 
 
-def issue(cluster_key: bytes, session: dict[str, Any], expires_at: int, owner: str = "") -> str:
+def issue(
+    cluster_key: bytes, session: dict[str, Any], expires_at: int, owner: str = "", mark: str = ""
+) -> str:
     """A secret for one session configuration, valid before `expires_at` (Unix time).
 
     Raises SecretTooLong.
     """
     nonce = secrets.token_bytes(_NONCE_BYTES)
-    plain = _EXPIRY.pack(expires_at) + zlib.compress(json.dumps([session, owner]).encode(), 9)
+    plain = _EXPIRY.pack(expires_at) + zlib.compress(json.dumps([session, owner, mark]).encode(), 9)
     sealed = nonce + _cipher(cluster_key).encrypt(nonce, plain, _PURPOSE)
     value = PREFIX + base64.urlsafe_b64encode(sealed).decode().rstrip("=")
     if len(value) > MAX_SECRET_CHARS:
@@ -62,12 +65,12 @@ def read(cluster_key: bytes, value: str, now: float) -> Secret | None:
         plain = _cipher(cluster_key).decrypt(nonce, sealed, _PURPOSE)
         # What follows was sealed by us; the limit is for a key that somebody has stolen.
         unpacked = zlib.decompressobj().decompress(plain[_EXPIRY.size :], MAX_SEALED_BYTES)
-        session, owner = json.loads(unpacked)
+        session, owner, mark = json.loads(unpacked)
     except (binascii.Error, ValueError, InvalidTag, zlib.error):
         return None
     if now >= _EXPIRY.unpack_from(plain)[0]:
         return None
-    return Secret(session, owner)
+    return Secret(session, owner, mark)
 
 
 def _cipher(cluster_key: bytes) -> AESGCM:

@@ -2,11 +2,11 @@
 
 import asyncio
 import contextlib
-import logging
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable
 from typing import Final
 
+from voicerelay.shm.counters import TransceiverCounter
 from voicerelay.transceiver.agent import Session, SessionClosed
 from voicerelay.transceiver.realtime.oai import (
     CHANNEL,
@@ -20,8 +20,6 @@ from voicerelay.transceiver.realtime.oai import (
 
 MAX_HELD_EVENTS: Final = 64  # made before the client has opened the channel
 
-log = logging.getLogger("voicerelay.realtime")
-
 
 class EventChannel:
     """Handles the channel of one call; `take` gets each event that a client may send."""
@@ -31,7 +29,6 @@ class EventChannel:
         self._take = take
         self._held: deque[Event] = deque()
         self._opened = asyncio.Event()
-        self.dropped: Counter[str] = Counter()  # events that could not be sent, by reason
         session.handle_channel(CHANNEL, self)
 
     def send(self, event: Event) -> None:
@@ -40,16 +37,16 @@ class EventChannel:
             if len(self._held) < MAX_HELD_EVENTS:
                 self._held.append(event)
             else:
-                self.dropped["no channel"] += 1
+                self._drop(TransceiverCounter.EVENTS_DROPPED_NO_CHANNEL)
             return
         text = text_of_event(event)
         if len(text) > MAX_EVENT_BYTES:
-            self.dropped["too large"] += 1
+            self._drop(TransceiverCounter.EVENTS_DROPPED_TOO_LARGE)
             return
         try:
             self._session.send_message(text, CHANNEL)
         except (ValueError, SessionClosed):
-            self.dropped["congested or closed"] += 1
+            self._drop(TransceiverCounter.EVENTS_DROPPED_CONGESTED)
 
     async def wait_open(self, timeout_s: float) -> None:
         """Until the client has opened the channel, and no longer than that."""
@@ -71,11 +68,13 @@ class EventChannel:
         try:
             self._take(known_event(read_event(data)))
         except BadEvent as exc:
+            self._drop(TransceiverCounter.EVENTS_REFUSED)
             self.send(exc.event)
 
     def closed(self) -> None:
         """The call has ended."""
-        if self._held:
-            self.dropped["no channel"] += len(self._held)
-        if self.dropped:
-            log.info("session %s: events dropped: %s", self._session.id[-6:], dict(self.dropped))
+        self._drop(TransceiverCounter.EVENTS_DROPPED_NO_CHANNEL, len(self._held))
+        self._held.clear()
+
+    def _drop(self, reason: TransceiverCounter, by: int = 1) -> None:
+        self._session._note(reason, by)

@@ -13,6 +13,7 @@ from voicerelay.transceiver.voice.unread import Unread
 MAX_UNSENT_EVENTS: Final = 256  # for a sideband that does not read; then it is closed
 HEARTBEAT_S: Final = 20.0
 CLOSE_S: Final = 0.5
+SUBPROTOCOL: Final = "realtime"  # asked for by some clients, which end when nobody takes it up
 TRY_AGAIN_LATER: Final = 1013  # RFC 6455 §7.4.1, IANA's registry
 
 
@@ -43,9 +44,7 @@ class Sideband:
 
     async def serve(self, request: web.Request, session: LiveSession) -> web.WebSocketResponse:
         """Until either side, or the call, ends."""
-        socket = web.WebSocketResponse(
-            max_msg_size=MAX_EVENT_BYTES, heartbeat=HEARTBEAT_S, timeout=CLOSE_S
-        )
+        socket = _response()
         await socket.prepare(request)
         if not session.tap(self):
             await socket.close(code=TRY_AGAIN_LATER, message=b"too many sidebands")
@@ -78,6 +77,15 @@ class Sideband:
             pass  # it has gone; reading ends too
 
 
+def _response() -> web.WebSocketResponse:
+    return web.WebSocketResponse(
+        max_msg_size=MAX_EVENT_BYTES,
+        heartbeat=HEARTBEAT_S,
+        timeout=CLOSE_S,
+        protocols=(SUBPROTOCOL,),
+    )
+
+
 async def pass_on(
     request: web.Request, client: aiohttp.ClientSession
 ) -> web.WebSocketResponse | None:
@@ -90,9 +98,7 @@ async def pass_on(
         )
     except (aiohttp.ClientError, OSError, TimeoutError):
         return None
-    ours = web.WebSocketResponse(
-        max_msg_size=MAX_EVENT_BYTES, heartbeat=HEARTBEAT_S, timeout=CLOSE_S
-    )
+    ours = _response()
     ways: list[asyncio.Future[None]] = []
     try:
         await ours.prepare(request)

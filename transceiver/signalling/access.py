@@ -113,12 +113,13 @@ class Access:
         if scheme.lower() != "bearer":
             return unauthorized("unauthorized", "this server wants a key or token (Bearer)", _REALM)
         credential = credential.strip()
-        known = next(filter(None, (read(credential) for read in self.readers)), None)
-        if known is not None:
-            return known
         challenge = f'{_REALM}, error="invalid_token"'
+        keys = self._file.current(time.monotonic())
+        known = next(filter(None, (read(credential) for read in self.readers)), None)
         try:
-            caller = self._file.current(time.monotonic()).caller(credential, time.time())
+            if known is not None:
+                return keys.still(known)
+            caller = keys.caller(credential, time.time())
         except Denied as exc:
             return unauthorized("invalid_token", str(exc), challenge)
         # Whoever began a call may end it, however long it lasted.

@@ -12,6 +12,7 @@ from voicerelay.transceiver.registry import Registry
 from voicerelay.transceiver.session import LiveSession
 from voicerelay.transceiver.signalling.access import Access
 from voicerelay.transceiver.signalling.calls import INTERNAL, MAX_BODY_BYTES, Calls
+from voicerelay.transceiver.signalling.connections import Connections
 from voicerelay.transceiver.signalling.fastrtc import FastRtc
 from voicerelay.transceiver.signalling.iceservers import IceServer
 from voicerelay.transceiver.signalling.names import Names
@@ -42,6 +43,7 @@ class Signalling:
         servers: Sequence[IceServer] = (),
     ) -> None:
         self.access = access
+        self.connections = Connections(block)
         self._calls = Calls(registry, siblings, counters, block, names, access.sessions_per_key)
         realtime = Realtime(self._calls)
         access.readers.append(realtime.caller_of)
@@ -59,6 +61,8 @@ class Signalling:
         """`internal`: for siblings; it never passes a request on again."""
         access = self.access
         doors = [problems, access.inner_door] if internal else [access.cors, problems, access.door]
+        if not internal:
+            doors = [self.connections.middleware, *doors]
         app = web.Application(middlewares=[openai_errors, *doors], client_max_size=MAX_BODY_BYTES)
         app[INTERNAL] = internal
         app.add_routes(

@@ -188,7 +188,11 @@ class Calls:
 
 
 def _checked(sdp: str) -> Offer:
-    if len(sdp.encode()) > MAX_OFFER_BYTES:
+    try:
+        size = len(sdp.encode())
+    except UnicodeEncodeError:  # JSON can say half a character
+        raise OfferError(400, "malformed_sdp", "the SDP is no Unicode") from None
+    if size > MAX_OFFER_BYTES:
         raise OfferError(413, "too_large", f"an offer has at most {MAX_OFFER_BYTES} bytes")
     return check_offer(sdp)
 
@@ -197,13 +201,18 @@ def no_session() -> web.Response:
     return problem(404, "no_session", "there is no such session; it may have ended")
 
 
+def answered(status: int, text: str, kind: str, headers: dict[str, str]) -> web.Response:
+    """SDP or a fragment of it; its media types have no charset (RFC 8866 §8.2.1, RFC 8840 §10.1)."""
+    return web.Response(status=status, body=text.encode(), content_type=kind, headers=headers)
+
+
 async def json_of(request: web.Request) -> dict[str, Any] | web.Response:
     """The body's JSON object, or what to answer instead."""
     if request.content_type != JSON:
         return problem(415, "content_type", f"the body must be {JSON}")
     try:
         body = json.loads(await text_of(request))
-    except (json.JSONDecodeError, RecursionError):
+    except (ValueError, RecursionError):  # too long a number is no JSONDecodeError
         return problem(400, "malformed_json", "the body is not JSON")
     if not isinstance(body, dict):
         return problem(400, "malformed_json", "the body is not a JSON object")

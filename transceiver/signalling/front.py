@@ -1,6 +1,8 @@
 """A transceiver's HTTP: TCP for clients, a Unix socket for siblings, our signalling or the user's app."""
 
+import asyncio
 import socket
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Protocol
@@ -11,6 +13,7 @@ from voicerelay.shm import rundir
 from voicerelay.transceiver.agent import AppError
 from voicerelay.transceiver.settings import TransceiverSettings
 from voicerelay.transceiver.signalling.app import Signalling
+from voicerelay.transceiver.signalling.connections import KEEP_ALIVE_S
 
 HTTP_BACKLOG = 512
 HTTP_SHUTDOWN_S = 0.5
@@ -36,24 +39,38 @@ class SignallingFront:
         self._signalling = signalling
         self._settings = settings
         self._runners: list[web.AppRunner] = []
+        self._listening: list[asyncio.Server] = []
 
     async def start(self) -> None:
         tcp, unix = bind(self._settings)
-        for sockets, internal in ((tcp, False), ([unix], True)):
-            runner = web.AppRunner(
-                self._signalling.application(internal),
-                access_log=None,
-                handle_signals=False,
-                shutdown_timeout=HTTP_SHUTDOWN_S,
-            )
-            self._runners.append(runner)
-            await runner.setup()
-            for sock in sockets:
-                await web.SockSite(runner, sock, backlog=HTTP_BACKLOG).start()
+        siblings = await self._runner(internal=True)
+        await web.SockSite(siblings, unix, backlog=HTTP_BACKLOG).start()
+        server = (await self._runner(internal=False)).server
+        assert server is not None
+        protocol = partial(self._signalling.connections.protocol, server)
+        loop = asyncio.get_running_loop()
+        for sock in tcp:
+            listening = await loop.create_server(protocol, sock=sock, backlog=HTTP_BACKLOG)
+            self._listening.append(listening)
 
     async def stop(self) -> None:
+        for listening in self._listening:
+            listening.close()
         for runner in self._runners:
             await runner.cleanup()
+
+    async def _runner(self, internal: bool) -> web.AppRunner:
+        runner = web.AppRunner(
+            self._signalling.application(internal),
+            logger=self._signalling.connections.log,
+            access_log=None,
+            handle_signals=False,
+            keepalive_timeout=KEEP_ALIVE_S,
+            shutdown_timeout=HTTP_SHUTDOWN_S,
+        )
+        self._runners.append(runner)
+        await runner.setup()
+        return runner
 
 
 def require_asgi() -> None:

@@ -8,7 +8,7 @@ import json
 import re
 import secrets
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 MIN_KEY_CHARS, MAX_KEY_CHARS = 16, 256
 MAX_KEYS = 1000
@@ -40,7 +40,8 @@ class Caller:
     """Whose request it is. key: the name of the key; all is empty where the server is open.
 
     subject: who the token was made for. max_sessions: its cap, 0 for none. token: tells tokens apart.
-    denied: has none, on a server that wants one, and may see what is public.
+    denied: has none, on a server that wants one, and may see what is public. mark: which key it is
+    that has the name now.
     """
 
     key: str = ""
@@ -49,6 +50,7 @@ class Caller:
     token: str = ""
     expired: bool = False
     denied: bool = False
+    mark: str = field(default="", compare=False)
 
 
 class Keys:
@@ -123,7 +125,14 @@ class Keys:
         name = self._names.get(self._digest(credential))
         if name is None:
             raise Denied("there is no such key")
-        return Caller(name)
+        return Caller(name, mark=_mark(credential))
+
+    def still(self, caller: Caller) -> Caller:
+        """The same, as long as there is the key that he calls for. Raises Denied."""
+        key = self._keys.get(caller.key)
+        if key is None or not hmac.compare_digest(caller.mark, _mark(key)):
+            raise Denied("the key behind it is no more")
+        return caller
 
     def _bearer_of(self, token: str, now: float) -> Caller:
         parts = token.split(".")
@@ -146,6 +155,11 @@ class Keys:
 
     def _digest(self, key: str) -> bytes:
         return hashlib.blake2b(key.encode("utf-8", "replace"), key=self._salt).digest()
+
+
+def _mark(key: str) -> str:
+    """Tells a key from its successor of the same name; 64 bits, for what is sealed."""
+    return hashlib.blake2b(key.encode(), digest_size=8, person=b"key mark").hexdigest()
 
 
 def _encode(data: bytes) -> str:

@@ -35,7 +35,7 @@ async def problems(
         if "Allow" in exc.headers:
             response.headers["Allow"] = exc.headers["Allow"]
         return response
-    except (json.JSONDecodeError, UnicodeDecodeError):
+    except (json.JSONDecodeError, UnicodeDecodeError, web.RequestPayloadError):
         return problem(400, "malformed_body", "the body cannot be read")
     except Exception:
         log.exception("%s %s", request.method, _route_of(request))

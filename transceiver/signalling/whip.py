@@ -10,7 +10,7 @@ from voicerelay.transceiver.directory import DirectoryError
 from voicerelay.transceiver.lite import HOST_PRIORITY
 from voicerelay.transceiver.session import LiveSession
 from voicerelay.transceiver.signalling.access import CALLER
-from voicerelay.transceiver.signalling.calls import Calls, Refused, text_of
+from voicerelay.transceiver.signalling.calls import Calls, Refused, answered, text_of
 from voicerelay.transceiver.signalling.iceservers import IceServer, link_header
 from voicerelay.transceiver.signalling.offer import MAX_OFFER_BYTES
 from voicerelay.transceiver.signalling.problem import problem
@@ -80,7 +80,7 @@ class Whip:
             return problem(exc.status, exc.code, str(exc))
         headers = {"Location": f"{self._path}/{session.id}", "ETag": f'"{session.etag}"'}
         headers |= self._links(request)
-        return web.Response(status=201, text=answer, content_type=SDP, headers=headers)
+        return answered(201, answer, SDP, headers)
 
     async def _patch(self, request: web.Request, session: LiveSession) -> web.Response:
         """§4.3: trickle is accepted and ignored, a restart makes new credentials."""
@@ -98,7 +98,7 @@ class Whip:
             return problem(400, "malformed_sdpfrag", str(exc))
         if match.strip('"') == "*":
             return await self._restart(session, fragment)
-        if match != f'"{session.etag}"':
+        if f'"{session.etag}"' not in map(str.strip, match.split(",")):  # RFC 9110 §13.1.1
             return problem(412, "precondition_failed", "this is not the ETag of the ICE session")
         return web.Response(status=204)
 
@@ -117,7 +117,7 @@ class Whip:
             HOST_PRIORITY,
         )
         headers = {"ETag": f'"{session.etag}"'}
-        return web.Response(status=200, text=body, content_type=SDP_FRAGMENT, headers=headers)
+        return answered(200, body, SDP_FRAGMENT, headers)
 
     async def _delete(self, _request: web.Request, session: LiveSession) -> web.Response:
         session.end("the client hung up (DELETE)")

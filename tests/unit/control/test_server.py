@@ -232,13 +232,25 @@ def test_who_does_not_begin_with_hello_is_closed(serve: Serve, message: Message)
     serve(scenario)
 
 
-@pytest.mark.parametrize("data", [b"\xff\xff\xff\xff", b"\x00\x00\x00\x01\xc0", b"GET / HTTP/1.1"])
+STRANGE = {
+    "4 GiB": b"\xff\xff\xff\xff",
+    "nil": b"\x00\x00\x00\x01\xc0",
+    "HTTP": b"GET / HTTP/1.1",
+    "nested": protocol.LENGTH.pack(60_000) + b"\x91" * 60_000,
+    "an array of 4 G": protocol.LENGTH.pack(5) + b"\xdd\xff\xff\xff\xff",
+}
+
+
+@pytest.mark.parametrize("data", STRANGE.values(), ids=STRANGE)
 def test_who_speaks_another_language_is_closed(serve: Serve, data: bytes) -> None:
     async def scenario(running: Running) -> None:
-        peer = running.peer()
+        peer, other = running.peer(), running.transceiver(1)
 
         peer.sock.send(data)
+        other.channel.send(protocol.RegisterRoute(5, b"u" * 20, 1))
+
         await until(peer.closed.is_set)
+        await until(lambda: len(other.messages) == 2)  # nobody else waits for that
 
     serve(scenario)
 

@@ -1,6 +1,7 @@
 """Where a packet goes: law 1, the reason of every drop, and a flow cache that is never stale."""
 
 import itertools
+import random
 from collections import Counter
 from functools import partial
 
@@ -16,6 +17,7 @@ from voicerelay.shm.frame import MAX_DATAGRAM_BYTES, entry_tail
 from voicerelay.shm.path import Address, address_path, pack_path
 from voicerelay.shm.table import RECORD_BYTES, Entry, TableWriter
 
+SEED = 20261125
 LOCAL, RELAY = 1, 5
 CLIENT: Address = ("192.0.2.7", 40_000)
 UFRAG = b"AAAAbbbbCCCCdddd0001"
@@ -239,3 +241,28 @@ def test_strangers_are_not_remembered() -> None:
         router.decide(RTP, ("198.51.100.1", port))
 
     assert not router.cache
+
+
+def test_random_ufrags_never_reach_a_call() -> None:
+    """Nor is anything remembered of them. A million: bench/attacks.py; the loop in C: test_fastpath."""
+    # given 400 calls
+    tables, rng = Tables(1024), random.Random(SEED)
+    for number in range(400):
+        tables.routes.put(rng.randbytes(10).hex().encode(), Entry(0, 1, number, 0))
+    before = [bytes(part) for part in tables.memory]
+    decide = tables.router().decide
+    packet = check(bytes(20))
+    head, tail = packet.split(bytes(20))
+    names = rng.randbytes(20 * 10_000)
+
+    # when somebody guesses
+    found = Counter(
+        decide(head + names[at : at + 20] + tail, CLIENT)
+        for _ in range(10)
+        for at in range(rng.randrange(20), len(names) - 20, 20)
+    )
+
+    # then nothing goes further
+    assert found.total() >= 99_000
+    assert set(found) == {RelayCounter.DROPPED_UNKNOWN_UFRAG}, f"seed {SEED}"
+    assert [bytes(part) for part in tables.memory] == before

@@ -12,6 +12,7 @@ import pytest
 from tests.support.voices import numbered, speech
 from tests.unit.transceiver.test_channels import FakeChannel
 from tests.unit.transceiver.voice.test_speaking import StillPacer
+from voicerelay.shm.counters import TransceiverCounter
 from voicerelay.transceiver.agent import AudioPacket, Message, Request, SessionClosed, Stats
 from voicerelay.transceiver.channels import MAX_UNREAD_MESSAGES
 from voicerelay.transceiver.conversation import Conversation
@@ -44,6 +45,8 @@ class Half(Conversation):
 
     def send_protected(self, data: bytes, rtcp: bool) -> None:
         self.sent.append(rtp.parse_rtp(data))
+
+    def _note(self, what: TransceiverCounter, by: int = 1) -> None: ...
 
     # ---- what a network does -----------------------------------------------------------------
 

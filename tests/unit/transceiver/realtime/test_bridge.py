@@ -4,9 +4,10 @@ import base64
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from voicerelay.shm.counters import TransceiverCounter as Count
 from voicerelay.transceiver.agent import Speech
 from voicerelay.transceiver.realtime.bridge import (
     BATCH_BYTES,
@@ -122,7 +123,7 @@ def test_audio_that_is_none_is_dropped_and_counted(audio: Any) -> None:
     one = bridge()
 
     assert one.backend_event(delta(0) | {"delta": audio}, 0) == []
-    assert one.dropped == {"audio that is no base64": 1}
+    assert one.dropped == {Count.BACKEND_DROPPED_BAD_AUDIO: 1}
 
 
 # ---- barge-in ------------------------------------------------------------------------------------
@@ -153,7 +154,7 @@ def test_late_audio_of_an_interrupted_response_is_not_played_and_the_next_one_is
     one.backend_event(STARTED, 100)
 
     assert one.backend_event(delta(100), 100) == []
-    assert one.dropped == {"audio after an interruption": 1}
+    assert one.dropped == {Count.BACKEND_DROPPED_MUTED: 1}
     one.backend_event(about("done"), 100)
     one.backend_event(about("created", "r2"), 100)
     assert one.backend_event(delta(20, "r2", "i2"), 100) == [Play(FRAME, "r2")]
@@ -204,7 +205,7 @@ def test_items_that_wait_are_bounded() -> None:
     for number in range(MAX_SEGMENTS + 3):
         one.backend_event(delta(20, item=f"i{number}"), 0)
 
-    assert one.dropped == {"items too many to truncate": 3}
+    assert one.dropped == {Count.BACKEND_ITEMS_UNTRACKED: 3}
     assert len(asked(one.client_event(CLEAR, 0))) == MAX_SEGMENTS
 
 
@@ -304,6 +305,7 @@ KEYS = ("response", "response_id", "item_id", "session", "error", "delta", "cont
 KINDS = ("session.updated", "response.created", "response.done", "error", "response.audio.delta")
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     st.lists(
         st.tuples(st.sampled_from(KINDS), st.dictionaries(st.sampled_from(KEYS), JSON)), max_size=8

@@ -10,7 +10,7 @@ import aiohttp
 import pytest
 from aiohttp import ClientResponse
 
-from tests.unit.transceiver.signalling.test_access import WEB
+from tests.unit.transceiver.signalling.test_access import PHONES, WEB
 from tests.unit.transceiver.signalling.test_calls import two
 from tests.unit.transceiver.signalling.test_offer import CHROMIUM
 from tests.unit.transceiver.signalling.test_whip import Server, server
@@ -20,6 +20,7 @@ from voicerelay.transceiver.realtime.contract import MAX_PARTS, SECRETS_PATH
 from voicerelay.transceiver.realtime.oai import CALLS_PATH, CHANNEL
 from voicerelay.transceiver.session import LiveSession
 from voicerelay.transceiver.settings import AccessSettings
+from voicerelay.transceiver.signalling import keyfile
 from voicerelay.transceiver.signalling.calls import MAX_BODY_BYTES
 
 SDP = "application/sdp"
@@ -74,7 +75,7 @@ def test_an_offer_is_answered_with_sdp_and_a_call_id_at_the_end_of_location() ->
         async with server() as here:
             response = await call(here, query="?model=m")
 
-            assert (response.status, response.content_type) == (201, SDP)
+            assert (response.status, response.headers["Content-Type"]) == (201, SDP)
             assert response.headers["Location"] == f"{CALLS_PATH}/rtc_{session_of(here).id}"
             assert (await response.text()).startswith("v=0\r\n")
             (created,) = told(here)
@@ -234,6 +235,31 @@ def test_a_secret_calls_for_the_key_that_it_was_issued_for(tmp_path: Path) -> No
             assert session_of(here).request.key == "web"
             again = await here.client.post(SECRETS_PATH, json={}, headers=ephemeral_key)
             assert (await error_of(again))[:2] == (403, "key_required")
+
+    asyncio.run(run())
+
+
+def test_a_secret_ends_with_its_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A key that is taken out, or replaced under its name, takes its secrets along."""
+    monkeypatch.setattr(keyfile, "KEY_FILE_LOOK_S", 0.0)
+    path = tmp_path / "keys"
+    path.write_text(f"web:{WEB}\nphones:{PHONES}\n")
+
+    async def run() -> None:
+        async with server(access=AccessSettings(api_key_file=str(path))) as here:
+            secrets = {}
+            for key in (WEB, PHONES):
+                headers = {"Authorization": f"Bearer {key}"}
+                asked = await here.client.post(SECRETS_PATH, json={}, headers=headers)
+                secrets[key] = f"Bearer {(await asked.json())['value']}"
+                assert (await call(here, Authorization=secrets[key])).status == 201
+
+            for after in (f"web:{WEB}\n", f"web:{WEB}\nphones:another-{PHONES}\n"):
+                path.write_text(after)
+
+                refused = await call(here, Authorization=secrets[PHONES])
+                assert (await error_of(refused))[:2] == (401, "invalid_token")
+                assert (await call(here, Authorization=secrets[WEB])).status == 201
 
     asyncio.run(run())
 

@@ -19,10 +19,10 @@ SESSION = {"type": "realtime", "instructions": "keep this to yourself"}
 
 
 def test_any_process_with_the_key_reads_the_session_until_it_expires() -> None:
-    secret = issue(KEY, SESSION, 1000, "a customer")
+    secret = issue(KEY, SESSION, 1000, "a customer", "this key")
 
     assert secret.startswith(PREFIX)
-    assert read(KEY, secret, 999.9) == (SESSION, "a customer")
+    assert read(KEY, secret, 999.9) == (SESSION, "a customer", "this key")
     assert read(KEY, secret, 1000.0) is None
 
 

@@ -11,6 +11,7 @@ import pytest
 
 from tests.unit.transceiver.test_channels import FakeChannel
 from tests.unit.transceiver.test_session import WAIT_S, host, listen, talking, until
+from voicerelay.shm.counters import TransceiverCounter
 from voicerelay.transceiver.agent import SessionClosed
 from voicerelay.transceiver.realtime.event_channel import MAX_HELD_EVENTS
 from voicerelay.transceiver.realtime.oai import CHANNEL
@@ -70,7 +71,7 @@ def test_events_wait_for_the_channel_in_bounded_number(monkeypatch: pytest.Monke
             client.open()
 
             assert client.kinds() == ["session.created"] + ["x"] * (MAX_HELD_EVENTS - 1)
-            assert one.dropped == {"no channel": 1}
+            assert here.block.get(TransceiverCounter.EVENTS_DROPPED_NO_CHANNEL) == 1
             assert RealtimeSession.of(session) is one
 
     asyncio.run(run())

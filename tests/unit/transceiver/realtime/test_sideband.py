@@ -19,13 +19,15 @@ from voicerelay.transceiver.realtime.sideband import MAX_UNSENT_EVENTS, TRY_AGAI
 
 
 async def beside(client: "TestClient[Any, Any]", location: str) -> ClientWebSocketResponse:
-    return await client.ws_connect(f"/v1/realtime?call_id={location.rpartition('/')[2]}")
+    url = f"/v1/realtime?call_id={location.rpartition('/')[2]}"
+    return await client.ws_connect(url, protocols=["other", "realtime"])
 
 
 async def updates(socket: ClientWebSocketResponse, here: Server) -> None:
     """An update by the sideband is answered to it and to the client."""
     channel = FakeChannel(CHANNEL)
     assert session_of(here).channel_opened(channel)
+    assert socket.protocol == "realtime"
     async with asyncio.timeout(WAIT_S):
         assert (await socket.receive_json())["type"] == "session.created"
         await socket.send_json({"type": "session.update", "session": {"instructions": "be"}})

@@ -91,7 +91,9 @@ def test_a_contract_may_have_a_credential_of_its_own(keys: AccessSettings) -> No
     async def run() -> None:
         async with closed(keys) as here:
             access = here.signalling.access
-            access.readers.append(lambda value: Caller("web", "eve") if value == "ek_1" else None)
+            eve = replace(KEYS.caller(WEB, 0.0), subject="eve")
+            strange = Caller("web", "eve")  # of an earlier key with that name
+            access.readers.append({"ek_1": eve, "ek_3": strange}.get)
 
             location = (await call(here, "ek_1")).headers["Location"]
 
@@ -99,6 +101,7 @@ def test_a_contract_may_have_a_credential_of_its_own(keys: AccessSettings) -> No
             assert session is not None
             assert (session.request.key, session.request.subject) == ("web", "eve")
             assert (await call(here, "ek_2")).status == 401
+            assert (await call(here, "ek_3")).status == 401
 
     asyncio.run(run())
 

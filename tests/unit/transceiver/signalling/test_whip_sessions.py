@@ -67,6 +67,7 @@ def test_guessed_ids_are_not_remembered_for_slots_that_cannot_exist() -> None:
 PATCHES: dict[str, tuple[str, dict[str, str], tuple[int, str]]] = {
     "no If-Match": (TRICKLE, {}, (428, "precondition_required")),
     "old ETag": (TRICKLE, {"If_Match": '"old"'}, (412, "precondition_failed")),
+    "weak ETag": (TRICKLE, {"If_Match": 'W/"old"'}, (412, "precondition_failed")),
     "not a fragment": ("x", {"If_Match": '"old"'}, (400, "malformed_sdpfrag")),
     "bad ufrag": ("a=ice-ufrag:x\r\n", {"If_Match": "*"}, (400, "malformed_sdpfrag")),
     "restart without": (TRICKLE, {"If_Match": "*"}, (400, "no_ice_credentials")),
@@ -99,10 +100,13 @@ def test_trickle_is_accepted_and_ignored() -> None:
         async with server() as here:
             created = await here.offer()
 
-            for body in (TRICKLE, "a=end-of-candidates\r\n", ""):
-                found = await here.patch(
-                    created.headers["Location"], body, If_Match=created.headers["ETag"]
-                )
+            tag = created.headers["ETag"]
+            for body, match in (
+                (TRICKLE, tag),
+                ("a=end-of-candidates\r\n", f'"another", {tag}'),  # RFC 9110 §13.1.1
+                ("", tag),
+            ):
+                found = await here.patch(created.headers["Location"], body, If_Match=match)
                 assert (found.status, await found.read()) == (204, b"")
 
     asyncio.run(run())
@@ -124,7 +128,7 @@ def test_a_restart_gives_new_credentials_and_a_new_etag(star: str) -> None:
 
             # then the answer carries what the session now uses
             fragment = parse_fragment(await response.text())
-            assert (response.status, response.content_type) == (200, SDP_FRAGMENT)
+            assert (response.status, response.headers["Content-Type"]) == (200, SDP_FRAGMENT)
             assert (fragment.ufrag, fragment.password) == (session.ufrag, session.password)
             assert fragment.ufrag != before
             assert fragment.candidates == 1
