@@ -199,6 +199,16 @@ def remove_segments(name: str) -> bool:
 def segment_inode(name: str) -> int:
     """Changes when another region takes the name. Raises OSError when there is none."""
     return (_SHM_DIR / _tables_name(name)).stat().st_ino
+def is_ours(name: str) -> bool:
+    """Whether the segments of a name are this user's: anybody may put files into /dev/shm."""
+    try:
+        owners = {
+            (_SHM_DIR / segment).lstat().st_uid
+            for segment in (_tables_name(name), _counters_name(name))
+        }
+    except OSError:
+        return False
+    return owners == {os.geteuid()}
 
 
 def _tables_name(name: str) -> str:

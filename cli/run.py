@@ -1,0 +1,93 @@
+"""`voicerelay run`: one process of an instance, as a service manager starts it."""
+
+import json
+import logging
+import os
+from pathlib import Path
+
+import click
+
+from voicerelay.cli import network
+from voicerelay.cli.config import Config
+from voicerelay.cli.errors import UserError
+from voicerelay.cli.roles import relay_settings, transceiver_settings
+from voicerelay.shm import rundir
+from voicerelay.shm.notify import Managed
+
+CONTROL, RELAY, TRANSCEIVER = "control", "relay", "transceiver"
+
+
+@click.command()
+@click.argument("role", type=click.Choice((CONTROL, RELAY, TRANSCEIVER)))
+@click.argument("index", type=click.IntRange(0), default=0)
+def run(role: str, index: int) -> None:
+    """One process of an instance, for systemd: control, relay INDEX or transceiver INDEX.
+
+    Sockets come by LISTEN_FDS; NOTIFY_SOCKET hears of readiness and of the work going on.
+    """
+    managed = Managed(os.environ, os.getpid())
+    logging.basicConfig(level=logging.INFO, format=f"%(levelname)s {role}: %(message)s")
+    config = configured()
+    if role == CONTROL:
+        run_control(config, managed)
+    elif role == RELAY:
+        run_relay(config, index, managed)
+    else:
+        run_transceiver(config, index, managed)
+    if managed.failed:
+        raise SystemExit(UserError.exit_code)
+
+
+def run_control(config: Config, managed: Managed) -> None:
+    """Raises UserError."""
+    from voicerelay.cli.managed import Inheritance  # noqa: PLC0415  (each imports what it needs)
+    from voicerelay.control.process import main  # noqa: PLC0415
+
+    inherited = Inheritance(config, managed)
+    main(inherited.settings(), managed)
+
+
+def run_relay(config: Config, index: int, managed: Managed) -> None:
+    """Until it is told to stop."""
+    from voicerelay.relay.process import main  # noqa: PLC0415
+
+    main(relay_settings(config, index), managed)
+
+
+def run_transceiver(config: Config, slot: int, managed: Managed) -> None:
+    """Raises UserError."""
+    from voicerelay.transceiver.process import main  # noqa: PLC0415
+
+    hosts = network.candidate_hosts(listen_hosts(config.run_dir), list(config.public_ip))
+    candidates = [(host, config.port) for host in hosts]
+    main(transceiver_settings(config, slot, candidates), managed)
+
+
+def listen_hosts(run_dir: Path) -> list[str]:
+    """The listen addresses, as control has written them down; control is ready before we start.
+
+    Raises click.ClickException, which is no error in the configuration: another try may do.
+    """
+    try:
+        described = json.loads((run_dir / rundir.INSTANCE_FILE).read_text())
+        return [str(host) for host in described["listen"]]
+    except (OSError, ValueError, KeyError, TypeError):
+        raise click.ClickException(f"control has not begun in {run_dir}") from None
+
+
+def configured() -> Config:  # until the loader lands
+    import tomllib
+
+    from voicerelay.cli import config as c
+
+    named = os.environ.get("VOICERELAY_CONFIG")
+    given = tomllib.loads(Path(named).read_text()) if named else {}
+    given = {k.replace("-", "_"): v for k, v in given.items()}
+    host, port = c.parse_http(given.pop("http", c.DEFAULT_HTTP))
+    udp = given.pop("port", c.DEFAULT_PORT)
+    values = dict(
+        app=c.DEFAULT_APP, port=udp, listen=tuple(given.pop("listen", ())), public_ip=(), http_host=host, http_port=port,
+        relays=2, transceivers=c.default_transceivers(), max_sessions=200, capacity=c.DEFAULT_CAPACITY,
+        run_dir=Path(os.environ.get("VOICERELAY_RUN_DIR", f"/run/voicerelay/{udp}")), log_level="info",
+    )
+    return Config(**(values | given))
