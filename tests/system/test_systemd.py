@@ -1,0 +1,164 @@
+"""Under a real systemd: the units start, keep their sandbox, and calls outlive what is killed."""
+
+import asyncio
+import json
+import signal
+import socket
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.booted import Booted, boot, obstacle
+from tests.support.callers import callers, calls_work, still_there
+from tests.support.client import Call
+from tests.support.server import free_port
+from tests.system.conftest import steering_unavailable
+
+pytestmark = [
+    pytest.mark.system,
+    pytest.mark.skipif(bool(obstacle()), reason=f"systemd: {obstacle()}"),
+]
+
+ROOT = Path(__file__).parents[2]
+CALLS = 12
+PATIENCE_S = 30.0
+CONTROL = "voicerelay-control.service"
+RELAYS = [f"voicerelay-relay@{i}.service" for i in range(2)]
+TRANSCEIVERS = [f"voicerelay-transceiver@{i}.service" for i in range(2)]
+SERVICES = [CONTROL, *RELAYS, *TRANSCEIVERS]
+VOICERELAY = (sys.executable, "-P", "-m", "voicerelay")
+
+
+class Installed:
+    """voicerelay as `voicerelay systemd install` left it in a booted systemd."""
+
+    def __init__(self, booted: Booted) -> None:
+        self.booted = booted
+        self.port = free_port(socket.SOCK_DGRAM)
+        self.http = f"127.0.0.1:{free_port(socket.SOCK_STREAM)}"
+        self.url = f"http://{self.http}"
+
+    def install(self, steering: str) -> None:
+        """As an operator does it, and start everything."""
+        (self.booted.root / "etc/voicerelay.toml").write_text(
+            f'listen = ["127.0.0.1"]\nport = {self.port}\nhttp = "{self.http}"\n'
+            f'relays = 2\ntransceivers = 2\nsteering = "{steering}"\n'
+        )
+        self.booted.run(*VOICERELAY, "systemd", "install", "--config", "/etc/voicerelay.toml")
+        self.booted.run("systemd-sysusers")
+        self.booted.run("systemctl", "daemon-reload")
+        self.booted.run("systemctl", "start", "voicerelay.target")
+
+    def status(self) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(self.booted.run(*VOICERELAY, "status", "--json"))
+        return found
+
+    async def replaced(self, unit: str, hit: Callable[[], object]) -> None:
+        """Do something to a unit's process, and wait until another one is at work."""
+        old = self.booted.main_pid(unit)
+        hit()
+        async with asyncio.timeout(PATIENCE_S):
+            while self.booted.main_pid(unit) in (0, old) or self.state(unit) != "active":
+                await asyncio.sleep(0.05)
+
+    def state(self, unit: str) -> str:
+        return self.booted.show(unit, "ActiveState")
+
+
+@pytest.fixture(scope="module")
+def installed() -> Iterator[Installed]:
+    with boot([ROOT, Path(sys.prefix), Path(sys.base_prefix)]) as booted:
+        running = Installed(booted)
+        running.install("off")
+        yield running
+
+
+async def under_calls(installed: Installed, hits: Callable[[], Any]) -> list[Call]:
+    """Calls talk while `hits()` goes on; returns those that do not go on."""
+    async with callers(installed.url, CALLS) as (calls, _):
+        hitting = asyncio.ensure_future(hits())
+        while not hitting.done():
+            await asyncio.gather(*(call.talk(0.5) for call in calls))
+        await hitting
+        lively = await asyncio.gather(*(still_there(call) for call in calls))
+        return [call for call, alive in zip(calls, lively, strict=True) if not alive]
+
+
+def test_every_process_runs_with_no_rights(installed: Installed) -> None:
+    for unit in SERVICES:
+        pid = installed.booted.main_pid(unit)
+        text = (installed.booted.root / f"proc/{pid}/status").read_text()
+        told = dict(line.split(":\t", 1) for line in text.splitlines())
+
+        assert "0" not in told["Uid"].split(), unit
+        assert {int(told[f"Cap{name}"], 16) for name in ("Prm", "Eff", "Bnd", "Amb")} == {0}, unit
+        assert (told["NoNewPrivs"], told["Seccomp"]) == ("1", "2"), unit
+
+
+def test_status_sees_the_instance(installed: Installed) -> None:
+    status = installed.status()
+
+    assert (status["port"], status["plane"], status["sockets"]) == (installed.port, "portable", 2)
+    assert [len(status[kind]) for kind in ("relays", "transceivers")] == [2, 2]
+    assert status["receive_buffer_bytes"] == 8 << 20
+
+
+def test_no_call_is_lost_when_relays_and_control_are_killed(installed: Installed) -> None:
+    async def kill_one_after_the_other() -> None:
+        for unit in (RELAYS[0], CONTROL, RELAYS[1]):
+            await installed.replaced(unit, lambda: installed.booted.kill(unit, signal.SIGKILL))
+
+    async def scenario() -> None:
+        assert await under_calls(installed, kill_one_after_the_other) == []
+        await calls_work(installed.url)
+
+    asyncio.run(scenario())
+
+
+def test_a_control_that_hangs_is_replaced_by_the_watchdog(installed: Installed) -> None:
+    async def hang() -> None:
+        stop = lambda: installed.booted.kill(CONTROL, signal.SIGSTOP)  # noqa: E731
+        await installed.replaced(CONTROL, stop)
+
+    async def scenario() -> None:
+        assert await under_calls(installed, hang) == []
+
+    asyncio.run(scenario())
+
+
+def test_a_transceiver_comes_back(installed: Installed) -> None:
+    async def scenario() -> None:
+        kill = lambda: installed.booted.kill(TRANSCEIVERS[0], signal.SIGKILL)  # noqa: E731
+        await installed.replaced(TRANSCEIVERS[0], kill)
+        await calls_work(installed.url)
+
+    asyncio.run(scenario())
+
+
+def test_a_stop_leaves_nothing_and_the_kernel_can_steer_after_it(installed: Installed) -> None:
+    booted = installed.booted
+    booted.run("systemctl", "stop", "voicerelay.target", *SERVICES)  # named, so that it waits
+
+    assert {installed.state(unit) for unit in SERVICES} == {"inactive"}
+    assert list((booted.root / "dev/shm").iterdir()) == []
+    if reason := steering_unavailable():
+        pytest.skip(f"kernel steering: {reason}")
+
+    # when the same instance comes back with the program, whose maps outlive control
+    installed.install("on")
+
+    async def kill_control() -> None:
+        kill = lambda: booted.kill(CONTROL, signal.SIGKILL)  # noqa: E731
+        await installed.replaced(CONTROL, kill)
+
+    async def scenario() -> None:
+        assert await under_calls(installed, kill_control) == []
+        await calls_work(installed.url)
+
+    asyncio.run(scenario())
+    status = installed.status()
+    assert (status["plane"], status["sockets"]) == ("steering", 4)
+    assert booted.show(CONTROL, "NFileDescriptorStore") == "8"
