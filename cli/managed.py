@@ -53,7 +53,7 @@ class Inheritance:
             self.hosts,
             os.getpid(),
             plane="steering" if self.groups else "portable",
-            portable_because="" if self.groups else "as the units are installed",
+            portable_because="" if self.groups else "--steering is off in the units",
             receive_buffer_bytes=network.receive_buffer_bytes(self.relays + self.transceivers),
             manager="systemd",
         )

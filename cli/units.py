@@ -19,6 +19,7 @@ from voicerelay.systemd import template
 RUN = Path("/run")
 LOCK = "lock"  # in control's file-descriptor store
 STORED_DESCRIPTORS = 1 + MAX_LISTEN_ADDRESSES * len(STEERED_NAMES)
+MAX_EXPOSURE = 20  # of every service, as `systemd-analyze security --threshold=` counts: 2.0 of 10
 SYSTEM_UNITS = "systemd/system"
 # Where ProtectHome= and PrivateTmp= leave nothing to see.
 _HOMES = tuple(map(Path, ("/home", "/root", "/run/user")))
@@ -96,9 +97,12 @@ def render(plan: Plan) -> dict[str, str]:
 
 
 def reach(reads: Iterable[Path]) -> str:
-    """Homes and temporary files are hidden, but for what of them must be read."""
+    """Homes and temporary files are hidden, but for what of them must be read. Raises UserError."""
     resolved = {path for one in reads for path in (one.absolute(), one.resolve())}
     hidden = sorted(path for path in resolved if _below(path, _HIDDEN))
+    for path in hidden:
+        if path in _HIDDEN or path.parent == Path("/home"):
+            raise UserError(f"{path}: what the units are to read must be in a directory of its own")
     shown = [path for path in hidden if not _below(path.parent, hidden)]
     homes = any(_below(path, _HOMES) for path in shown)
     lines = [f"ProtectHome={'tmpfs' if homes else 'yes'}"]
