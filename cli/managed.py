@@ -31,6 +31,18 @@ class Inheritance:
         self._config = config
         self._managed = managed
         self._lock = rundir.InstanceLock(config.run_dir)
+        self.hosts: list[str] = []
+        self.groups: list[SteeredGroup] = []
+        self.relays: Sockets = []
+        self.transceivers: Sockets = []
+        try:
+            self._take()
+        except UserError:
+            self.release()
+            raise
+
+    def _take(self) -> None:
+        config = self._config
         self._take_lock()
         self.relays = self._sockets("relay")
         self.transceivers = self._sockets("transceiver")
@@ -41,7 +53,6 @@ class Inheritance:
             )
         self.hosts = [sock.getsockname()[0] for sock in self.relays[0]]
         self._check_sockets()
-        self.groups: list[SteeredGroup] = []
         if self.transceivers:
             self._steer()
 
@@ -68,6 +79,13 @@ class Inheritance:
             steering=[asdict(group) for group in self.groups],
             log_level=config.log_level,
         )
+
+    def release(self) -> None:
+        """Close what is held here; what the manager keeps stays."""
+        network.close_all(self.relays + self.transceivers)
+        for group in self.groups:
+            group.close()
+        self._lock.release()
 
     def _take_lock(self) -> None:
         """The manager keeps the descriptor, so that the instance counts as running while control does not."""

@@ -86,8 +86,17 @@ def configured() -> Config:  # until the loader lands
     host, port = c.parse_http(given.pop("http", c.DEFAULT_HTTP))
     udp = given.pop("port", c.DEFAULT_PORT)
     values = dict(
-        app=c.DEFAULT_APP, port=udp, listen=tuple(given.pop("listen", ())), public_ip=(), http_host=host, http_port=port,
-        relays=2, transceivers=c.default_transceivers(), max_sessions=200, capacity=c.DEFAULT_CAPACITY,
-        run_dir=Path(os.environ.get("VOICERELAY_RUN_DIR", f"/run/voicerelay/{udp}")), log_level="info",
+        app=c.DEFAULT_APP,
+        port=udp,
+        listen=tuple(given.pop("listen", ())),
+        public_ip=(),
+        http_host=host,
+        http_port=port,
+        relays=2,
+        transceivers=c.default_transceivers(),
+        max_sessions=200,
+        capacity=c.DEFAULT_CAPACITY,
+        run_dir=Path(os.environ.get("VOICERELAY_RUN_DIR", f"/run/voicerelay/{udp}")),
+        log_level="info",
     )
     return Config(**(values | given))

@@ -100,7 +100,9 @@ def decide_steering(config: Config) -> bool:
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
             relay.bind(("127.0.0.1", 0))
             transceiver.bind(relay.getsockname())
-            for group in steering.load([[relay]], [[transceiver]], Sizes.for_capacity(MIN_CAPACITY)):
+            for group in steering.load(
+                [[relay]], [[transceiver]], Sizes.for_capacity(MIN_CAPACITY)
+            ):
                 group.close()
     except BpfUnavailable as exc:
         if config.steering == "on":

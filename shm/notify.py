@@ -26,9 +26,7 @@ def listen_fds(environ: Environment, pid: int) -> dict[str, list[int]]:
 
     Empty when there are none, when they are another process's, or when the count makes no sense.
     """
-    owner, count, names = (
-        environ.pop(f"LISTEN_{name}", "") for name in ("PID", "FDS", "FDNAMES")
-    )
+    owner, count, names = (environ.pop(f"LISTEN_{name}", "") for name in ("PID", "FDS", "FDNAMES"))
     number = _number(count)
     if _number(owner) != pid or number > MAX_FDS:
         return {}

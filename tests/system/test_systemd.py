@@ -56,10 +56,10 @@ class Installed:
         found: dict[str, Any] = json.loads(self.booted.run(*VOICERELAY, "status", "--json"))
         return found
 
-    async def replaced(self, unit: str, hit: Callable[[], object]) -> None:
-        """Do something to a unit's process, and wait until another one is at work."""
+    async def replaced(self, unit: str, number: signal.Signals = signal.SIGKILL) -> None:
+        """Send a signal to a unit's process, and wait until another one is at work."""
         old = self.booted.main_pid(unit)
-        hit()
+        self.booted.kill(unit, number)
         async with asyncio.timeout(PATIENCE_S):
             while self.booted.main_pid(unit) in (0, old) or self.state(unit) != "active":
                 await asyncio.sleep(0.05)
@@ -109,7 +109,7 @@ def test_status_sees_the_instance(installed: Installed) -> None:
 def test_no_call_is_lost_when_relays_and_control_are_killed(installed: Installed) -> None:
     async def kill_one_after_the_other() -> None:
         for unit in (RELAYS[0], CONTROL, RELAYS[1]):
-            await installed.replaced(unit, lambda: installed.booted.kill(unit, signal.SIGKILL))
+            await installed.replaced(unit)
 
     async def scenario() -> None:
         assert await under_calls(installed, kill_one_after_the_other) == []
@@ -120,8 +120,7 @@ def test_no_call_is_lost_when_relays_and_control_are_killed(installed: Installed
 
 def test_a_control_that_hangs_is_replaced_by_the_watchdog(installed: Installed) -> None:
     async def hang() -> None:
-        stop = lambda: installed.booted.kill(CONTROL, signal.SIGSTOP)  # noqa: E731
-        await installed.replaced(CONTROL, stop)
+        await installed.replaced(CONTROL, signal.SIGSTOP)
 
     async def scenario() -> None:
         assert await under_calls(installed, hang) == []
@@ -131,8 +130,7 @@ def test_a_control_that_hangs_is_replaced_by_the_watchdog(installed: Installed) 
 
 def test_a_transceiver_comes_back(installed: Installed) -> None:
     async def scenario() -> None:
-        kill = lambda: installed.booted.kill(TRANSCEIVERS[0], signal.SIGKILL)  # noqa: E731
-        await installed.replaced(TRANSCEIVERS[0], kill)
+        await installed.replaced(TRANSCEIVERS[0])
         await calls_work(installed.url)
 
     asyncio.run(scenario())
@@ -151,8 +149,7 @@ def test_a_stop_leaves_nothing_and_the_kernel_can_steer_after_it(installed: Inst
     installed.install("on")
 
     async def kill_control() -> None:
-        kill = lambda: booted.kill(CONTROL, signal.SIGKILL)  # noqa: E731
-        await installed.replaced(CONTROL, kill)
+        await installed.replaced(CONTROL)
 
     async def scenario() -> None:
         assert await under_calls(installed, kill_control) == []

@@ -166,6 +166,8 @@ def test_every_service_is_hardly_exposed(units: Path) -> None:
     for name in SERVICES:
         unit = str(units / f"voicerelay-{name}.service")
 
-        done = analyze("security", "--offline=true", f"--threshold={MAX_EXPOSURE}", unit, units=units)
+        done = analyze(
+            "security", "--offline=true", f"--threshold={MAX_EXPOSURE}", unit, units=units
+        )
 
         assert done.returncode == 0, done.stdout + done.stderr
