@@ -10,6 +10,7 @@ import click
 from voicerelay.cli import network
 from voicerelay.cli.config import Config
 from voicerelay.cli.errors import UserError
+from voicerelay.cli.options import config_option, sources_of
 from voicerelay.cli.roles import relay_settings, transceiver_settings
 from voicerelay.shm import rundir
 from voicerelay.shm.notify import Managed
@@ -20,14 +21,16 @@ CONTROL, RELAY, TRANSCEIVER = "control", "relay", "transceiver"
 @click.command()
 @click.argument("role", type=click.Choice((CONTROL, RELAY, TRANSCEIVER)))
 @click.argument("index", type=click.IntRange(0), default=0)
-def run(role: str, index: int) -> None:
+@config_option
+@click.pass_context
+def run(ctx: click.Context, role: str, index: int, config_file: Path | None) -> None:
     """One process of an instance, for systemd: control, relay INDEX or transceiver INDEX.
 
     Sockets come by LISTEN_FDS; NOTIFY_SOCKET hears of readiness and of the work going on.
     """
     managed = Managed(os.environ, os.getpid())
     logging.basicConfig(level=logging.INFO, format=f"%(levelname)s {role}: %(message)s")
-    config = configured()
+    config = sources_of(ctx, config_file).config()
     if role == CONTROL:
         run_control(config, managed)
     elif role == RELAY:
@@ -73,30 +76,3 @@ def listen_hosts(run_dir: Path) -> list[str]:
         return [str(host) for host in described["listen"]]
     except (OSError, ValueError, KeyError, TypeError):
         raise click.ClickException(f"control has not begun in {run_dir}") from None
-
-
-def configured() -> Config:  # until the loader lands
-    import tomllib
-
-    from voicerelay.cli import config as c
-
-    named = os.environ.get("VOICERELAY_CONFIG")
-    given = tomllib.loads(Path(named).read_text()) if named else {}
-    given = {k.replace("-", "_"): v for k, v in given.items()}
-    host, port = c.parse_http(given.pop("http", c.DEFAULT_HTTP))
-    udp = given.pop("port", c.DEFAULT_PORT)
-    values = dict(
-        app=c.DEFAULT_APP,
-        port=udp,
-        listen=tuple(given.pop("listen", ())),
-        public_ip=(),
-        http_host=host,
-        http_port=port,
-        relays=2,
-        transceivers=c.default_transceivers(),
-        max_sessions=200,
-        capacity=c.DEFAULT_CAPACITY,
-        run_dir=Path(os.environ.get("VOICERELAY_RUN_DIR", f"/run/voicerelay/{udp}")),
-        log_level="info",
-    )
-    return Config(**(values | given))

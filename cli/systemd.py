@@ -1,6 +1,5 @@
 """`voicerelay systemd print|install`: units, sysusers, tmpfiles and sysctl snippets for a configuration."""
 
-import os
 import socket
 import sys
 from dataclasses import replace
@@ -12,12 +11,15 @@ import voicerelay
 from voicerelay.cli import network
 from voicerelay.cli.config import DEFAULT_APP, Config
 from voicerelay.cli.errors import UserError
-from voicerelay.cli.run import configured
+from voicerelay.cli.options import CONFIG_VARIABLE, with_settings
+from voicerelay.cli.settings import BY_NAME, SETTINGS
+from voicerelay.cli.sources import DEFAULT, FLAG, VARIABLE, Sources
 from voicerelay.cli.units import RUN, Plan, render
 from voicerelay.relay import steering
 from voicerelay.shm.bpf import BpfUnavailable
 from voicerelay.shm.region import MIN_CAPACITY, Sizes
 
+ETC = Path("/etc")
 NEXT = """\
 next, as root:
   systemd-sysusers && systemd-tmpfiles --create && systemctl daemon-reload
@@ -30,29 +32,40 @@ def systemd() -> None:
     """Run it under systemd, which then is the supervisor."""
 
 
+app_dir_option = click.option(
+    "--app-dir",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Where APP is imported from. [default: the working directory]",
+)
+
+
 @systemd.command("print")
-@click.option("--config", "config_file", type=click.Path(path_type=Path, dir_okay=False))
-@click.option("--app-dir", type=click.Path(path_type=Path, file_okay=False))
-def print_(config_file: Path | None, app_dir: Path | None) -> None:
-    """Show the files, each after a line with its place below /etc."""
-    for place, text in render(make_plan(config_file, app_dir)).items():
-        click.echo(f"### {place}\n{text}")
+@app_dir_option
+@with_settings
+def print_(sources: Sources, app_dir: Path | None) -> None:
+    """Show the files that `install` writes, each after a line with its place."""
+    for place, text in render(make_plan(sources, app_dir)).items():
+        click.echo(f"### {ETC / place}\n{text}")
 
 
 @systemd.command()
-@click.option("--config", "config_file", type=click.Path(path_type=Path, dir_okay=False))
-@click.option("--app-dir", type=click.Path(path_type=Path, file_okay=False))
 @click.option(
     "--dir",
     "directory",
     type=click.Path(path_type=Path, file_okay=False),
-    default=Path("/etc"),
+    default=ETC,
     show_default=True,
     help="What stands for /etc.",
 )
-def install(config_file: Path | None, app_dir: Path | None, directory: Path) -> None:
-    """Write the files and say what to do next; run it again after a change of the configuration."""
-    files = render(make_plan(config_file, app_dir))
+@app_dir_option
+@with_settings
+def install(sources: Sources, directory: Path, app_dir: Path | None) -> None:
+    """Write the units for APP and the settings, and say what to do next.
+
+    Options and variables given here are written into the units; run it again to change them. The
+    file named by --config is read at each start.
+    """
+    files = render(make_plan(sources, app_dir))
     try:
         for place, text in files.items():
             target = directory / place
@@ -64,27 +77,52 @@ def install(config_file: Path | None, app_dir: Path | None, directory: Path) -> 
     click.echo(NEXT)
 
 
-def make_plan(config_file: Path | None, app_dir: Path | None) -> Plan:
-    """For the configuration, on this host, with this interpreter. Raises UserError."""
-    if config_file is not None:
-        os.environ["VOICERELAY_CONFIG"] = str(config_file.absolute())
-    config = configured()
-    config = replace(config, run_dir=RUN / "voicerelay" / str(config.port))
-    hosts = network.expand(list(config.listen))
-    if config.app != DEFAULT_APP and not config.backend:
-        app_dir = (app_dir or Path.cwd()).absolute()
-    keys = (config.api_key_file, config.ice_servers, Path(config.backend_key_file or "/"))
-    reads = [path for path in (config_file, app_dir, *keys) if path is not None]
-    packages = [Path(path).parent for path in voicerelay.__path__]
+def make_plan(sources: Sources, app_dir: Path | None) -> Plan:
+    """For these settings, on this host, with this interpreter. Raises UserError."""
+    config = sources.config()
+    run_dir = config.run_dir
+    if sources.found["run-dir"].source == DEFAULT:
+        run_dir = RUN / "voicerelay" / str(config.port)
+    elif not run_dir.is_relative_to(RUN) or run_dir == RUN:
+        raise UserError(f"--run-dir: {run_dir} is not below {RUN}, where systemd makes it")
+    config = replace(config, run_dir=run_dir)
+    imports = config.app != DEFAULT_APP and not config.backend
+    app_dir = (app_dir or Path.cwd()).absolute() if imports else None
+    file = sources.file.absolute() if sources.file else None
+    files = (file, app_dir, config.api_key_file, config.ice_servers, config.backend_key_file)
     return Plan(
         config=config,
-        hosts=hosts,
+        hosts=network.expand(list(config.listen)),
         steered=decide_steering(config),
         command=[sys.executable, "-P", "-m", "voicerelay"],
-        config_file=config_file.absolute() if config_file else None,
+        environment=environment_of(sources, config, file),
         app_dir=app_dir,
-        reads=(Path(sys.prefix), Path(sys.base_prefix), *packages, *reads),
+        reads=(
+            *map(Path, (sys.prefix, sys.base_prefix)),
+            *(Path(place).parent for place in voicerelay.__path__),
+            *(Path(one) for one in files if one),
+        ),
     )
+
+
+def environment_of(sources: Sources, config: Config, file: Path | None) -> dict[str, str]:
+    """What options and variables said, so that every process hears it too; the rest is in the file."""
+    said = {
+        setting.variable: _text(getattr(config, setting.field, sources[setting.name]))
+        for setting in SETTINGS
+        if sources.found[setting.name].source in (FLAG, VARIABLE)
+    }
+    if file is not None:
+        said[CONFIG_VARIABLE] = str(file)
+    # Fixed by the units, and not by what each process would find.
+    said[BY_NAME["run-dir"].variable] = str(config.run_dir)
+    if sources.found["transceivers"].source == DEFAULT:
+        said[BY_NAME["transceivers"].variable] = str(config.transceivers)
+    return said
+
+
+def _text(value: object) -> str:
+    return " ".join(value) if isinstance(value, tuple) else str(value)
 
 
 def decide_steering(config: Config) -> bool:

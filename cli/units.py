@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from voicerelay.cli.config import Config
@@ -38,14 +38,15 @@ class Plan:
     """What the units are made for.
 
     `hosts`: the listen addresses, none a wildcard. `command`: what begins voicerelay's command line.
-    `reads`: files and directories that the processes must see. `app_dir`: where APP is looked for.
+    `environment`: settings by their variables. `app_dir`: where APP is looked for. `reads`: files
+    and directories that the processes must see.
     """
 
     config: Config
     hosts: list[str]
     steered: bool
     command: list[str]
-    config_file: Path | None = None
+    environment: dict[str, str] = field(default_factory=dict)
     app_dir: Path | None = None
     reads: tuple[Path, ...] = ()
 
@@ -62,9 +63,7 @@ def render(plan: Plan) -> dict[str, str]:
     services = ["voicerelay-control.service"]
     services += [f"voicerelay-relay@{i}.service" for i in range(config.relays)]
     services += [f"voicerelay-transceiver@{i}.service" for i in range(config.transceivers)]
-    environment = {"VOICERELAY_RUN_DIR": str(config.run_dir), "PYTHONUNBUFFERED": "1"}
-    if plan.config_file is not None:
-        environment["VOICERELAY_CONFIG"] = str(plan.config_file)
+    environment = {"PYTHONUNBUFFERED": "1", **plan.environment}
     values = {
         "port": str(config.port),
         "wants": "\n".join(f"Wants={unit}" for unit in sockets + services),

@@ -44,10 +44,10 @@ class Installed:
     def install(self, steering: str) -> None:
         """As an operator does it, and start everything."""
         (self.booted.root / "etc/voicerelay.toml").write_text(
-            f'listen = ["127.0.0.1"]\nport = {self.port}\nhttp = "{self.http}"\n'
-            f'relays = 2\ntransceivers = 2\nsteering = "{steering}"\n'
+            f'listen = ["127.0.0.1"]\nhttp = "{self.http}"\nrelays = 2\ntransceivers = 2\n'
         )
-        self.booted.run(*VOICERELAY, "systemd", "install", "--config", "/etc/voicerelay.toml")
+        options = ("--config", "/etc/voicerelay.toml", "--port", str(self.port))
+        self.booted.run(*VOICERELAY, "systemd", "install", *options, "--steering", steering)
         self.booted.run("systemd-sysusers")
         self.booted.run("systemctl", "daemon-reload")
         self.booted.run("systemctl", "start", "voicerelay.target")

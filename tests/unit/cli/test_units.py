@@ -38,7 +38,11 @@ def plan(**changes: Any) -> Plan:
         run_dir=Path("/run/voicerelay/3478"),
         log_level="info",
     )
-    chosen = {"hosts": ["192.0.2.1", "2001:db8::1"], "steered": False, "command": COMMAND}
+    chosen: dict[str, Any] = {
+        "hosts": ["192.0.2.1", "2001:db8::1"],
+        "steered": False,
+        "command": COMMAND,
+    }
     return Plan(config=config, **(chosen | changes))
 
 
