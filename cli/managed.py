@@ -65,11 +65,15 @@ class Inheritance:
             os.getpid(),
             plane="steering" if self.groups else "portable",
             portable_because="" if self.groups else "--steering is off in the units",
+            transceiver_sockets=len(self.transceivers),
             receive_buffer_bytes=network.receive_buffer_bytes(self.relays + self.transceivers),
             manager="systemd",
         )
         with contextlib.suppress(OSError):
-            (config.run_dir / rundir.INSTANCE_FILE).write_text(json.dumps(written))
+            path = config.run_dir / rundir.INSTANCE_FILE
+            fresh = path.with_suffix(".new")
+            fresh.write_text(json.dumps(written))
+            fresh.replace(path)  # a transceiver that starts reads the old one or the new one
         return ControlSettings(
             run_dir=str(config.run_dir),
             instance="",

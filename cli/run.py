@@ -1,7 +1,6 @@
 """`voicerelay run`: one process of an instance, as a service manager starts it."""
 
 import json
-import logging
 import os
 from pathlib import Path
 
@@ -29,7 +28,6 @@ def run(ctx: click.Context, role: str, index: int, config_file: Path | None) -> 
     Sockets come by LISTEN_FDS; NOTIFY_SOCKET hears of readiness and of the work going on.
     """
     managed = Managed(os.environ, os.getpid())
-    logging.basicConfig(level=logging.INFO, format=f"%(levelname)s {role}: %(message)s")
     config = sources_of(ctx, config_file).config()
     if role == CONTROL:
         run_control(config, managed)
