@@ -10,7 +10,6 @@ from voicerelay.cli import network
 from voicerelay.cli.config import Config
 from voicerelay.cli.errors import UserError
 from voicerelay.cli.options import config_option, sources_of
-from voicerelay.cli.roles import relay_settings, transceiver_settings
 from voicerelay.shm import rundir
 from voicerelay.shm.notify import Managed
 
@@ -41,7 +40,7 @@ def run(ctx: click.Context, role: str, index: int, config_file: Path | None) -> 
 
 def run_control(config: Config, managed: Managed) -> None:
     """Raises UserError."""
-    from voicerelay.cli.managed import Inheritance  # noqa: PLC0415  (each imports what it needs)
+    from voicerelay.cli.managed import Inheritance  # noqa: PLC0415  (`status` needs none of these)
     from voicerelay.control.process import main  # noqa: PLC0415
 
     inherited = Inheritance(config, managed)
@@ -50,6 +49,7 @@ def run_control(config: Config, managed: Managed) -> None:
 
 def run_relay(config: Config, index: int, managed: Managed) -> None:
     """Until it is told to stop."""
+    from voicerelay.cli.roles import relay_settings  # noqa: PLC0415
     from voicerelay.relay.process import main  # noqa: PLC0415
 
     main(relay_settings(config, index), managed)
@@ -57,6 +57,7 @@ def run_relay(config: Config, index: int, managed: Managed) -> None:
 
 def run_transceiver(config: Config, slot: int, managed: Managed) -> None:
     """Raises UserError."""
+    from voicerelay.cli.roles import transceiver_settings  # noqa: PLC0415
     from voicerelay.transceiver.process import main  # noqa: PLC0415
 
     hosts = network.candidate_hosts(listen_hosts(config.run_dir), list(config.public_ip))
