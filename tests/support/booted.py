@@ -51,12 +51,18 @@ exec env -i container=test PATH=/usr/sbin:/usr/bin:/sbin:/bin "$SYSTEMD" --unit=
 """
 
 
+class NotBooted(Exception):
+    """This machine has all that is needed and still does not let one boot; the text holds why."""
+
+
 def obstacle() -> str:
     """Why no systemd can be booted here; empty when it can be tried."""
     if os.geteuid() != 0:
         return "needs root"
     missing = [
-        name for name in ("unshare", "nsenter", "pivot_root", "systemctl") if not _which(name)
+        name
+        for name in ("unshare", "nsenter", "pivot_root", "setpriv", "systemctl")
+        if not _which(name)
     ]
     if missing or not SYSTEMD.exists():
         return f"there is no {', '.join(missing) or SYSTEMD}"
@@ -73,7 +79,7 @@ class Booted:
         self.root = Path(f"/proc/{pid}/root")  # its files, seen from here
 
     def run(self, *command: str, check: bool = True) -> str:
-        """Output of a command inside. Raises CalledProcessError, unless not `check`."""
+        """Output of a command inside. Raises AssertionError when it fails, unless not `check`."""
         done = subprocess.run(
             ["nsenter", f"--target={self.pid}", *("-p", "-m", "-C", "-i", "-u"), "--", *command],
             capture_output=True,
@@ -87,13 +93,16 @@ class Booted:
             )
         return done.stdout
 
-    def show(self, unit: str, name: str) -> str:
-        """A property of a unit."""
-        return self.run("systemctl", "show", unit, f"--property={name}", "--value").strip()
+    def show(self, unit: str, *names: str) -> list[str]:
+        """Properties of a unit."""
+        asked = [f"--property={name}" for name in names]
+        found = self.run("systemctl", "show", unit, *asked).splitlines()
+        values = dict(line.split("=", 1) for line in found)
+        return [values[name] for name in names]
 
     def main_pid(self, unit: str) -> int:
         """Its main process as it is numbered inside, 0 for none."""
-        return int(self.show(unit, "MainPID"))
+        return int(self.show(unit, "MainPID")[0])
 
     def kill(self, unit: str, number: signal.Signals) -> None:
         """Send a signal to its main process."""
@@ -102,7 +111,10 @@ class Booted:
 
 @contextlib.contextmanager
 def boot(shown: Sequence[Path]) -> Iterator[Booted]:
-    """A booted systemd, that has started nothing; `shown`: directories it must find."""
+    """A booted systemd, that has started nothing; `shown`: directories it must find.
+
+    Raises NotBooted. Enter it on the main thread: it is ended with the thread that started it.
+    """
     base = Path(tempfile.mkdtemp(prefix="vrboot-"))
     cgroups = _cgroups()
     assert cgroups is not None
@@ -111,9 +123,10 @@ def boot(shown: Sequence[Path]) -> Iterator[Booted]:
     unshare = ["unshare", *("-p", "-m", "-C", "-i", "-u"), "--fork", "--kill-child=KILL"]
     script = ["sh", "-c", BOOT, "boot", str(base), *map(str, shown)]
     enter = ["sh", "-c", 'echo $$ >"$0/cgroup.procs" && exec "$@"', str(cgroup)]
+    guard = ["setpriv", "--pdeathsig", "KILL"]  # so that a killed test run takes all of it along
     with tempfile.TemporaryFile() as written:
         process = subprocess.Popen(
-            [*enter, *unshare, *script],
+            [*guard, *enter, *unshare, *script],
             stdin=subprocess.DEVNULL,
             stdout=written,
             stderr=subprocess.STDOUT,
@@ -123,7 +136,7 @@ def boot(shown: Sequence[Path]) -> Iterator[Booted]:
             pid = _wait_until_up(process)
             if not pid:
                 written.seek(0)
-                raise AssertionError(f"systemd did not boot: {written.read().decode()}")
+                raise NotBooted(written.read().decode(errors="replace").strip())
             yield Booted(pid)
         finally:
             process.kill()

@@ -1,6 +1,7 @@
 """Under a real systemd: the units start, keep their sandbox, and calls outlive what is killed."""
 
 import asyncio
+import contextlib
 import json
 import signal
 import socket
@@ -11,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.booted import Booted, boot, obstacle
+from tests.support.booted import Booted, NotBooted, boot, obstacle
 from tests.support.callers import callers, calls_work, still_there
 from tests.support.client import Call
 from tests.support.server import free_port
@@ -61,16 +62,23 @@ class Installed:
         old = self.booted.main_pid(unit)
         self.booted.kill(unit, number)
         async with asyncio.timeout(PATIENCE_S):
-            while self.booted.main_pid(unit) in (0, old) or self.state(unit) != "active":
+            pid, state = 0, ""
+            while pid in (0, old) or state != "active":
                 await asyncio.sleep(0.05)
+                found, state = self.booted.show(unit, "MainPID", "ActiveState")
+                pid = int(found)
 
     def state(self, unit: str) -> str:
-        return self.booted.show(unit, "ActiveState")
+        return self.booted.show(unit, "ActiveState")[0]
 
 
 @pytest.fixture(scope="module")
 def installed() -> Iterator[Installed]:
-    with boot([ROOT, Path(sys.prefix), Path(sys.base_prefix)]) as booted:
+    with contextlib.ExitStack() as stack:
+        try:
+            booted = stack.enter_context(boot([ROOT, Path(sys.prefix), Path(sys.base_prefix)]))
+        except NotBooted as exc:
+            pytest.skip(f"no systemd boots here: {exc}")
         running = Installed(booted)
         running.install("off")
         yield running
@@ -156,4 +164,4 @@ def test_a_stop_leaves_nothing_and_the_kernel_can_steer_after_it(installed: Inst
     asyncio.run(scenario())
     status = installed.status()
     assert (status["plane"], status["sockets"]) == ("steering", 3)
-    assert booted.show(CONTROL, "NFileDescriptorStore") == "8"
+    assert booted.show(CONTROL, "NFileDescriptorStore") == ["8"]
