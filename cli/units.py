@@ -20,7 +20,19 @@ RUN = Path("/run")
 LOCK = "lock"  # in control's file-descriptor store
 STORED_DESCRIPTORS = 1 + MAX_LISTEN_ADDRESSES * len(STEERED_NAMES)
 MAX_EXPOSURE = 20  # of every service, as `systemd-analyze security --threshold=` counts: 2.0 of 10
-SYSTEM_UNITS = "systemd/system"
+_UNITS = (
+    "voicerelay.target",
+    "voicerelay-control.service",
+    "voicerelay-relay@.service",
+    "voicerelay-transceiver@.service",
+    "voicerelay-udp@.socket",
+)
+# Below /etc, and the template of each.
+PLACES = {f"systemd/system/{unit}": unit for unit in _UNITS} | {
+    "sysusers.d/voicerelay.conf": "sysusers.conf",
+    "tmpfiles.d/voicerelay.conf": "tmpfiles.conf",
+    "sysctl.d/60-voicerelay.conf": "sysctl.conf",
+}
 # Where ProtectHome= and PrivateTmp= leave nothing to see.
 _HOMES = tuple(map(Path, ("/home", "/root", "/run/user")))
 _HIDDEN = (*_HOMES, Path("/tmp"), Path("/var/tmp"))
@@ -57,13 +69,20 @@ def socket_name(role: str, index: int) -> str:
 
 
 def render(plan: Plan) -> dict[str, str]:
-    """Every file by its path below /etc."""
+    """Every file by its path below /etc. Raises UserError."""
+    values = _values(plan)
+    return {place: template(name).substitute(values) for place, name in PLACES.items()}
+
+
+def _values(plan: Plan) -> dict[str, str]:
+    """What stands for ${…} in the templates."""
     config = plan.config
     sockets = [f"voicerelay-udp@{name}.socket" for name in _socket_names(plan)]
     services = ["voicerelay-control.service"]
     services += [f"voicerelay-relay@{i}.service" for i in range(config.relays)]
     services += [f"voicerelay-transceiver@{i}.service" for i in range(config.transceivers)]
     environment = {"PYTHONUNBUFFERED": "1", **plan.environment}
+    directory = quote(str(plan.app_dir or "/")).strip('"')  # this line takes no quotes
     values = {
         "port": str(config.port),
         "wants": "\n".join(f"Wants={unit}" for unit in sockets + services),
@@ -74,25 +93,13 @@ def render(plan: Plan) -> dict[str, str]:
         "command": " ".join(map(quote, plan.command)),
         "environment": " ".join(quote(f"{k}={v}") for k, v in environment.items()),
         "stored_descriptors": str(STORED_DESCRIPTORS),
-        "working_directory": f"WorkingDirectory={str(plan.app_dir or '/').replace('%', '%%')}",
+        "working_directory": f"WorkingDirectory={directory}",
         "rights": _STEERING_RIGHTS if plan.steered else _NO_RIGHTS,
         "restart": template("restart.conf").substitute().rstrip(),
         "runtime_directory": quote(str(config.run_dir.relative_to(RUN))),
         "reach": reach(plan.reads),
     }
-    values["sandbox"] = template("sandbox.conf").substitute(values).rstrip()
-    units = [
-        "voicerelay.target",
-        "voicerelay-control.service",
-        "voicerelay-relay@.service",
-        "voicerelay-transceiver@.service",
-        "voicerelay-udp@.socket",
-    ]
-    places = {f"{SYSTEM_UNITS}/{unit}": unit for unit in units}
-    places["sysusers.d/voicerelay.conf"] = "sysusers.conf"
-    places["tmpfiles.d/voicerelay.conf"] = "tmpfiles.conf"
-    places["sysctl.d/60-voicerelay.conf"] = "sysctl.conf"
-    return {place: template(name).substitute(values) for place, name in places.items()}
+    return values | {"sandbox": template("sandbox.conf").substitute(values).rstrip()}
 
 
 def reach(reads: Iterable[Path]) -> str:

@@ -127,6 +127,13 @@ def test_a_word_stays_one_word_or_is_refused(word: str) -> None:
     assert " " not in quoted or quoted.startswith('"')
 
 
+def test_a_directory_of_the_application_may_have_spaces() -> None:
+    unit = render(plan(app_dir=Path("/opt/my agent 100%")))
+
+    directory = lines(unit["systemd/system/voicerelay-transceiver@.service"], "WorkingDirectory")
+    assert directory == ["/opt/my agent 100%%"]
+
+
 @pytest.mark.parametrize("word", ["", "a\nb", 'a"b', "a\\b", "$HOME", "a;b", "é"])
 def test_what_systemd_would_read_otherwise_is_refused(word: str) -> None:
     with pytest.raises(UserError, match="cannot stand in a unit"):
