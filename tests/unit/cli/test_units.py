@@ -98,6 +98,14 @@ def test_with_steering_transceivers_have_sockets_and_control_one_capability() ->
         assert "CAP_" not in files[f"systemd/system/voicerelay-{other}.service"]
 
 
+def test_control_may_look_at_what_relays_use(units: Path) -> None:
+    """See control/starvation.py: relays in user namespaces of their own would else be invisible."""
+    unit = (units / "voicerelay-control.service").read_text()
+
+    assert lines(unit, "ProtectProc")[-1] == "default"
+    assert not lines(unit, "ProcSubset")
+
+
 def test_only_what_is_hidden_and_needed_is_shown() -> None:
     needed = ["/opt/x", "/root/.pyenv/versions/3", "/root/.pyenv/versions/3/lib", "/tmp/a b"]
 
