@@ -3,6 +3,8 @@
 import socket
 import sys
 from dataclasses import replace
+from importlib.machinery import PathFinder
+from importlib.util import find_spec
 from pathlib import Path
 
 import click
@@ -87,7 +89,7 @@ def make_plan(sources: Sources, app_dir: Path | None) -> Plan:
         raise UserError(f"--run-dir: {run_dir} is not below {RUN}, where systemd makes it")
     config = replace(config, run_dir=run_dir)
     imports = config.app != DEFAULT_APP and not config.backend
-    app_dir = (app_dir or Path.cwd()).absolute() if imports else None
+    app_dir = find_app(config.app, app_dir or Path.cwd()) if imports else None
     file = sources.file.absolute() if sources.file else None
     files = (file, app_dir, config.api_key_file, config.ice_servers, config.backend_key_file)
     return Plan(
@@ -103,6 +105,18 @@ def make_plan(sources: Sources, app_dir: Path | None) -> Plan:
             *(Path(one) for one in files if one),
         ),
     )
+
+
+def find_app(target: str, directory: Path) -> Path:
+    """The directory that the transceivers start in. Raises UserError when APP is not to be found."""
+    module = target.partition(":")[0].partition(".")[0]
+    found = None
+    if module.isidentifier() and module != "__main__":
+        here = PathFinder.find_spec(module, [str(directory.absolute())])
+        found = here or find_spec(module)
+    if found is None:
+        raise UserError(f'APP: there is no module "{module}" in {directory}; give --app-dir')
+    return directory.absolute()
 
 
 def environment_of(sources: Sources, config: Config, file: Path | None) -> dict[str, str]:

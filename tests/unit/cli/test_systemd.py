@@ -80,11 +80,24 @@ def test_every_process_hears_what_options_and_variables_said(tmp_path: Path) -> 
 
 
 def test_the_application_is_found_where_it_stands(tmp_path: Path) -> None:
+    (tmp_path / "my.py").touch()
+
     files = installed(tmp_path / "etc", "my:app", "--app-dir", str(tmp_path))
 
     unit = files[f"{SYSTEM}/voicerelay-transceiver@.service"]
     assert f"WorkingDirectory={tmp_path}\n" in unit
     assert f"BindReadOnlyPaths={tmp_path}\n" in unit  # /tmp is hidden
+
+
+@pytest.mark.parametrize("app", ["my:app", "my.agent:app", ":app", "", ".", "__main__:app"])
+def test_an_application_that_is_not_there_is_refused(tmp_path: Path, app: str) -> None:
+    done = run("print", *PLAIN, app, "--app-dir", str(tmp_path))
+
+    assert (done.exit_code, "give --app-dir" in done.output) == (2, True), done.output
+
+
+def test_an_application_that_is_installed_needs_no_directory(tmp_path: Path) -> None:
+    assert run("print", *PLAIN, "json:app", "--app-dir", str(tmp_path)).exit_code == 0
 
 
 def test_without_an_application_no_directory_is_shown(tmp_path: Path) -> None:
