@@ -82,6 +82,7 @@ class Inheritance:
             transceiver_sockets=_fds(self.transceivers),
             steering=[asdict(group) for group in self.groups],
             log_level=config.log_level,
+            log_format=config.log_format,
         )
 
     def release(self) -> None:

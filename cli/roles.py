@@ -17,6 +17,7 @@ def relay_settings(config: Config, index: int) -> RelaySettings:
         index=index,
         coalesce_us=config.coalesce_us,
         log_level=config.log_level,
+        log_format=config.log_format,
     )
 
 
@@ -41,6 +42,7 @@ def transceiver_settings(
         ),
         pin=config.pin,
         log_level=config.log_level,
+        log_format=config.log_format,
         backend=config.backend,
         backend_key_file=config.backend_key_file,
         backend_vad=config.backend_vad,

@@ -68,6 +68,10 @@ class Installed:
                 found, state = self.booted.show(unit, "MainPID", "ActiveState")
                 pid = int(found)
 
+    def warnings(self, unit: str) -> str:
+        """What the journal has of a unit, with this priority or a higher one."""
+        return self.booted.run("journalctl", f"--unit={unit}", "--priority=warning", "--output=cat")
+
     def state(self, unit: str) -> str:
         return self.booted.show(unit, "ActiveState")[0]
 
@@ -79,6 +83,7 @@ def installed() -> Iterator[Installed]:
             booted = stack.enter_context(boot([ROOT, Path(sys.prefix), Path(sys.base_prefix)]))
         except NotBooted as exc:
             pytest.skip(f"no systemd boots here: {exc}")
+        booted.run("systemctl", "start", "systemd-journald")
         running = Installed(booted)
         running.install("off")
         yield running
@@ -121,6 +126,7 @@ def test_no_call_is_lost_when_relays_and_control_go(installed: Installed) -> Non
         await installed.replaced(RELAYS[1], signal.SIGSTOP)
         # control found it, and had the right to end it
         assert installed.status()["control"]["relays_killed"] == 1
+        assert "relay 1 hangs" in installed.warnings(CONTROL)
         await installed.replaced(CONTROL)
 
     async def scenario() -> None:
