@@ -16,8 +16,8 @@ from voicerelay.cli.init import init
 from voicerelay.cli.man import completion, man
 from voicerelay.cli.network import host_port
 from voicerelay.cli.options import with_settings
-from voicerelay.cli.sessions import sessions
 from voicerelay.cli.run import run
+from voicerelay.cli.sessions import sessions
 from voicerelay.cli.sources import Sources
 from voicerelay.cli.status import read_status, render, with_instance
 from voicerelay.cli.systemd import systemd

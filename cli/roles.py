@@ -46,6 +46,7 @@ def transceiver_settings(
         backend=config.backend,
         backend_key_file=config.backend_key_file,
         backend_vad=config.backend_vad,
+        call_records=config.call_records,
     )
 
 

@@ -199,6 +199,8 @@ def remove_segments(name: str) -> bool:
 def segment_inode(name: str) -> int:
     """Changes when another region takes the name. Raises OSError when there is none."""
     return (_SHM_DIR / _tables_name(name)).stat().st_ino
+
+
 def is_ours(name: str) -> bool:
     """Whether the segments of a name are this user's: anybody may put files into /dev/shm."""
     try:
