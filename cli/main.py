@@ -16,9 +16,11 @@ from voicerelay.cli.init import init
 from voicerelay.cli.man import completion, man
 from voicerelay.cli.network import host_port
 from voicerelay.cli.options import with_settings
+from voicerelay.cli.run import run
 from voicerelay.cli.sessions import sessions
 from voicerelay.cli.sources import Sources
 from voicerelay.cli.status import read_status, render, with_instance
+from voicerelay.cli.systemd import systemd
 from voicerelay.cli.token import token
 from voicerelay.cli.top.command import top
 from voicerelay.shm import logs
@@ -76,6 +78,8 @@ main.add_command(man)
 main.add_command(sessions)
 main.add_command(top)
 main.add_command(doctor)
+main.add_command(run)
+main.add_command(systemd)
 
 
 def banner(config: Config, hosts: list[str], steered: bool) -> str:

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import logging
+import secrets
 import signal
 import time
 from dataclasses import dataclass, field
@@ -17,7 +18,14 @@ from voicerelay.shm import logs, rundir
 from voicerelay.shm.counters import ControlCounter
 from voicerelay.shm.lifeline import Lifeline
 from voicerelay.shm.protocol import RELAY, TRANSCEIVER
-from voicerelay.shm.region import Region, RegionMismatch, RegionSpaceError, Sizes
+from voicerelay.shm.region import (
+    INSTANCE_BYTES,
+    Region,
+    RegionMismatch,
+    RegionSpaceError,
+    Sizes,
+    is_ours,
+)
 
 log = logging.getLogger("voicerelay.control")
 
@@ -26,6 +34,7 @@ log = logging.getLogger("voicerelay.control")
 class ControlSettings:
     """What the supervisor gives. `sockets[relay]`: inherited descriptors, one a listen address.
 
+    `instance`: in hexadecimal; empty where only the tables know it, as nobody outlives control.
     With kernel steering also `transceiver_sockets[slot]`, alike, and `steering`, the descriptors
     of each listen address's maps by name.
     """
@@ -46,15 +55,24 @@ class ControlSettings:
 
 
 def open_region(run_dir: Path, instance: bytes, capacity: int) -> Region:
-    """The region of this instance as an earlier control left it, else a new one."""
+    """The region of this instance as an earlier control left it, else a new one.
+
+    An empty `instance`: whichever stands there since the last boot; else a new one, and what was
+    left beside it is removed.
+    """
     name = rundir.region_name(run_dir)
     try:
-        region = Region.attach(name, instance)
+        if not instance and not is_ours(name):
+            raise RegionMismatch("there is none, or it is another user's")
+        region = Region.attach(name, instance or None)
         if region.sizes == Sizes.for_capacity(capacity):
             return region
         region.close()
     except RegionMismatch as exc:
         log.debug("new tables: %s", exc)
+    if not instance:
+        rundir.clean(run_dir)
+        instance = secrets.token_bytes(INSTANCE_BYTES)
     return Region.create(name, instance, Sizes.for_capacity(capacity))
 
 
@@ -66,9 +84,8 @@ def clean_up_after_supervisor(run_dir: Path) -> None:
         lock.release()
 
 
-async def serve(settings: ControlSettings) -> None:
+async def serve(settings: ControlSettings, lifeline: Lifeline) -> None:
     """Run until SIGTERM or the supervisor's death."""
-    lifeline = Lifeline(settings.lifeline)
     run_dir = Path(settings.run_dir)
     try:
         region = open_region(run_dir, bytes.fromhex(settings.instance), settings.capacity)
@@ -94,9 +111,12 @@ async def serve(settings: ControlSettings) -> None:
 
     lifeline.watch(supervisor_gone)
     lifeline.ready()
+    lifeline.beats(lambda: state.block.heartbeat_ns)
     await stopped.wait()
+    lifeline.stopping()
 
 
-def main(settings: ControlSettings) -> None:
+def main(settings: ControlSettings, lifeline: Lifeline | None = None) -> None:
+    """Run until the end; `lifeline`: to whoever supervises, if not by the settings' descriptor."""
     logs.set_up("control", settings.log_level, settings.log_format)
-    uvloop.run(serve(settings))
+    uvloop.run(serve(settings, lifeline or Lifeline(settings.lifeline)))

@@ -52,10 +52,10 @@ class RelaySettings:
 class RelayProcess:
     """Puts the parts together; lives until SIGTERM or its supervisor's end."""
 
-    def __init__(self, settings: RelaySettings) -> None:
+    def __init__(self, settings: RelaySettings, lifeline: Lifeline) -> None:
         self._settings = settings
         self._loop = asyncio.get_running_loop()
-        self._lifeline = Lifeline(settings.lifeline)
+        self._lifeline = lifeline
         self._stopped = asyncio.Event()
         self._region: Region | None = None
         self._forwarder: FastPath | Forwarder | None = None
@@ -73,6 +73,7 @@ class RelayProcess:
         self._lifeline.watch(self._stopped.set)
         self._client.connect()
         await self._stopped.wait()
+        self._lifeline.stopping()
 
     def _signalled(self, number: int) -> None:
         if number == signal.SIGTERM:  # on Ctrl-C the supervisor decides
@@ -94,10 +95,12 @@ class RelayProcess:
                 self._stopped.set()
                 return
             self._region.counters.relay(self._settings.index).claim(welcome.generation)
-            if self._forwarder is not None:
-                self._forwarder.close()
-            self._forwarder = self._make_forwarder(self._region)
-            self._alive()
+            earlier, self._forwarder = self._forwarder, self._make_forwarder(self._region)
+            if earlier is not None:
+                earlier.close()
+            else:
+                self._alive()
+                self._lifeline.beats(self._heartbeat)
         self._region.counters.relay(self._settings.index).own()
         self._hold(self._settings.index, fds)
         self._lifeline.ready()
@@ -139,19 +142,25 @@ class RelayProcess:
         self._forwarder.alive()
         self._loop.call_later(self._forwarder.alive_s, self._alive)
 
+    def _heartbeat(self) -> int:
+        """Given by the loop that forwards, in C or in Python."""
+        assert self._region is not None
+        return self._region.counters.relay(self._settings.index).heartbeat_ns
+
 
 def _close_all(fds: list[int]) -> None:
     for fd in fds:
         os.close(fd)
 
 
-def main(settings: RelaySettings) -> None:
+def main(settings: RelaySettings, lifeline: Lifeline | None = None) -> None:
+    """Run until the end; `lifeline`: to whoever supervises, if not by the settings' descriptor."""
     if settings.parent:
         die_with_parent(settings.parent)
     logs.set_up(f"relay {settings.index}", settings.log_level, settings.log_format)
     gc.freeze()  # what was imported lives for ever; collections need not look at it
 
     async def run() -> None:
-        await RelayProcess(settings).run()
+        await RelayProcess(settings, lifeline or Lifeline(settings.lifeline)).run()
 
     uvloop.run(run())

@@ -50,6 +50,9 @@ class SteeredGroup:
             os.close(fd)
 
 
+STEERED_NAMES = tuple(field.name for field in fields(SteeredGroup))
+
+
 def load(
     relays: Sequence[Sequence[socket.socket]],
     transceivers: Sequence[Sequence[socket.socket]],
@@ -87,20 +90,65 @@ def _load_group(
         program.load()
         found = {}
         with contextlib.ExitStack() as kept:
-            for name in (field.name for field in fields(SteeredGroup)):
+            for name in STEERED_NAMES:
                 found[name] = program.program_fd(name) if name == PROGRAM else program.map_fd(name)
                 kept.callback(os.close, found[name])
             group = SteeredGroup(**found)
-            places = dict(enumerate(relays))
-            places |= {MAX_RELAYS + slot: sock for slot, sock in enumerate(transceivers)}
-            members = BpfMap(group.sockets, _U64.size)
-            for index, sock in places.items():
-                members.put(_U32.pack(index), _U64.pack(sock.fileno()))
-            BpfMap(group.relays, _U32.size).put(_U32.pack(0), _U32.pack(len(relays)))
-            # One member is enough: the program belongs to the group, as long as any member lives.
-            relays[0].setsockopt(socket.SOL_SOCKET, SO_ATTACH_REUSEPORT_EBPF, group.steer)
+            _attach(group, relays, transceivers)
             kept.pop_all()
         return group
+
+
+def _attach(
+    group: SteeredGroup, relays: Sequence[socket.socket], transceivers: Sequence[socket.socket]
+) -> None:
+    places = dict(enumerate(relays))
+    places |= {MAX_RELAYS + slot: sock for slot, sock in enumerate(transceivers)}
+    members = BpfMap(group.sockets, _U64.size)
+    for index, sock in places.items():
+        try:
+            members.put(_U32.pack(index), _U64.pack(sock.fileno()))
+        except OSError as exc:
+            if exc.errno != errno.EBUSY:  # it stands there already, put by an earlier control
+                raise
+    BpfMap(group.relays, _U32.size).put(_U32.pack(0), _U32.pack(len(relays)))
+    # One member is enough: the program belongs to the group, as long as any member lives.
+    relays[0].setsockopt(socket.SOL_SOCKET, SO_ATTACH_REUSEPORT_EBPF, group.steer)
+
+
+def take_over(
+    found: Sequence[dict[str, int]],
+    relays: Sequence[Sequence[socket.socket]],
+    transceivers: Sequence[Sequence[socket.socket]],
+    sizes: Sizes,
+) -> list[SteeredGroup]:
+    """Groups by the descriptors that an earlier process loaded, one dict a listen address.
+
+    Their maps keep what is in them. Raises BpfUnavailable when they are not of this program and
+    these sizes; the descriptors are closed then.
+    """
+    expected = _shapes(sizes)
+    try:
+        if len(found) != len(relays[0]):
+            raise BpfUnavailable("they are of other listen addresses")
+        groups = []
+        for local, fds in enumerate(found):
+            if set(fds) != set(STEERED_NAMES) or not all(
+                _fits(name, fd, expected) for name, fd in fds.items()
+            ):
+                raise BpfUnavailable("they are of another kind or size")
+            groups.append(SteeredGroup(**fds))
+            _attach(groups[-1], [r[local] for r in relays], [t[local] for t in transceivers])
+    except (OSError, BpfUnavailable) as exc:
+        for fds in found:
+            for fd in fds.values():
+                os.close(fd)
+        raise BpfUnavailable(f"what was kept cannot be used: {exc}") from exc
+    return groups
+
+
+def _fits(name: str, fd: int, expected: dict[str, MapShape]) -> bool:
+    return bpf.is_program(fd) if name == PROGRAM else bpf.map_shape(fd) == expected[name]
 
 
 def pin(groups: Sequence[SteeredGroup], directory: Path) -> None:
@@ -148,11 +196,10 @@ def _reopen_group(directory: Path, sizes: Sizes) -> SteeredGroup:
     expected = _shapes(sizes)
     found = {}
     with contextlib.ExitStack() as opened:
-        for name in (field.name for field in fields(SteeredGroup)):
+        for name in STEERED_NAMES:
             fd = found[name] = bpf.open_pin(directory / name)
             opened.callback(os.close, fd)
-            fits = bpf.is_program(fd) if name == PROGRAM else bpf.map_shape(fd) == expected[name]
-            if not fits:
+            if not _fits(name, fd, expected):
                 raise BpfUnavailable(f"{directory / name} is of another kind or size")
         opened.pop_all()
     return SteeredGroup(**found)

@@ -29,6 +29,12 @@ class Lifeline:
         line = reason.replace("\n", " ").encode(errors="backslashreplace")
         self._tell(FAILED + line[: MAX_REPORT_BYTES - 16] + b"\n")
 
+    def stopping(self) -> None:
+        """Tell a service manager that the end has begun; the supervisor asked for it."""
+
+    def beats(self, heartbeat: Callable[[], int]) -> None:
+        """Let a service manager see the heartbeat; the supervisor leaves that to control."""
+
     def watch(self, on_gone: Callable[[], None]) -> None:
         """Call `on_gone` when the supervisor is gone (kill -9 closes its end)."""
         if self._socket is None:

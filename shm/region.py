@@ -201,6 +201,18 @@ def segment_inode(name: str) -> int:
     return (_SHM_DIR / _tables_name(name)).stat().st_ino
 
 
+def is_ours(name: str) -> bool:
+    """Whether the segments of a name are this user's: anybody may put files into /dev/shm."""
+    try:
+        owners = {
+            (_SHM_DIR / segment).lstat().st_uid
+            for segment in (_tables_name(name), _counters_name(name))
+        }
+    except OSError:
+        return False
+    return owners == {os.geteuid()}
+
+
 def _tables_name(name: str) -> str:
     return f"{name}.tables"
 

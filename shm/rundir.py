@@ -74,10 +74,25 @@ class InstanceLock:
             if self._is_current(fd):
                 break
             os.close(fd)  # its last holder removed the file before letting go
-        os.ftruncate(fd, 0)
-        os.write(fd, f"{os.getpid()}\n".encode())
-        self._fd = fd
+        self._own(fd)
         return True
+
+    def inherit(self, fd: int) -> bool:
+        """Take over a held lock's descriptor; False, and it is closed, when it is not this lock's."""
+        if not self._is_current(fd):
+            os.close(fd)
+            return False
+        self._own(fd)
+        return True
+
+    def fileno(self) -> int:
+        """The descriptor that holds the lock."""
+        return self._fd
+
+    def _own(self, fd: int) -> None:
+        os.ftruncate(fd, 0)
+        os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
+        self._fd = fd
 
     def _is_current(self, fd: int) -> bool:
         try:

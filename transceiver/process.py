@@ -116,7 +116,9 @@ class TransceiverProcess:
             self._lifeline.fail(str(exc))
         else:
             self._lifeline.ready()
+            self._lifeline.beats(lambda: block.heartbeat_ns)
             await self._stopped.wait()
+        self._lifeline.stopping()
         await registry.close_all("the server is stopping")
         if front is not None:
             await front.stop()
@@ -227,13 +229,14 @@ async def _nobody(session: Session) -> None:
     """The agent of an ASGI app, whose calls are not sessions of ours."""
 
 
-def main(settings: TransceiverSettings) -> None:
+def main(settings: TransceiverSettings, lifeline: Lifeline | None = None) -> None:
+    """Run until the end; `lifeline`: to whoever supervises, if not by the settings' descriptor."""
     if settings.parent:
         die_with_parent(settings.parent)
     if settings.pin:
         pin(settings.slot)
     logs.set_up(f"transceiver {settings.slot}", settings.log_level, settings.log_format)
-    lifeline = Lifeline(settings.lifeline)
+    supervised = lifeline or Lifeline(settings.lifeline)
 
     async def run() -> None:
         app: App | AsgiApp
@@ -250,12 +253,12 @@ def main(settings: TransceiverSettings) -> None:
                 raise AppError(refusal)
             await seam.self_test()
         except (AppError, seam.SeamBroken) as exc:
-            lifeline.fail(str(exc))
+            supervised.fail(str(exc))
             raise SystemExit(2) from None
         gc.collect()
         gc.freeze()  # what was imported lives for ever; collections need not look at it
         gc.set_threshold(*GC_THRESHOLDS)
-        await TransceiverProcess(settings, app, lifeline).run()
+        await TransceiverProcess(settings, app, supervised).run()
         if backend is not None:
             await backend.close()
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-ROOMS = ("cli", "control", "relay", "shm", "transceiver")
+ROOMS = ("cli", "control", "relay", "shm", "systemd", "transceiver")
 WEBRTC = ("OpenSSL", "aioice", "aiortc", "av", "pylibsrtp")
 LINT_IMPORTS = "from importlinter.cli import lint_imports_command; lint_imports_command()"
 

@@ -14,7 +14,7 @@ import voicerelay
 
 ROOT = Path(__file__).parents[2]
 LINKS = ROOT / "tests" / "typing" / "voicerelay"
-ROOMS = ("cli", "control", "relay", "shm", "transceiver")
+ROOMS = ("cli", "control", "relay", "shm", "systemd", "transceiver")
 BUILD = "import sys; from setuptools import build_meta; build_meta.build_{}(sys.argv[1])"
 
 
@@ -39,7 +39,16 @@ def shipped() -> Iterator[tuple[PurePosixPath, Path]]:
     folders |= {room: PurePosixPath("voicerelay", room) for room in ROOMS}
     for folder, target in folders.items():
         for file in sorted((ROOT / folder).rglob("*")):
-            if file.suffix in {".py", ".typed", ".html", ".c"}:
+            if file.suffix in {
+                ".py",
+                ".typed",
+                ".html",
+                ".c",
+                ".conf",
+                ".service",
+                ".socket",
+                ".target",
+            }:
                 yield target / file.relative_to(ROOT / folder).as_posix(), file
 
 

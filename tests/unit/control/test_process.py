@@ -39,6 +39,8 @@ from voicerelay.shm.table import Entry
 
 PATIENCE_S = 30.0
 INSTANCE = bytes(range(16))
+BOOT_ID_AT = 16  # in the region's header
+NOBODY = 65_534
 KEY = b"k" * 20
 ENTRY = Entry(1, 2, 3, 4)
 RUN = ["-m", "voicerelay.control"]
@@ -137,6 +139,44 @@ def test_a_region_of_another_kind_is_replaced(
     assert (second.instance, second.sizes.capacity) == (instance, capacity)
     assert second.route_reader().find(KEY) is None
     second.close()
+
+
+def test_without_a_supervisor_the_tables_know_the_instance(run_dir: Path) -> None:
+    # given what an earlier control made, under a service manager
+    first = open_region(run_dir, b"", MIN_CAPACITY)
+    instance = first.instance
+    first.route_writer().put(KEY, ENTRY)
+    first.close()
+
+    again = open_region(run_dir, b"", MIN_CAPACITY)
+
+    assert (again.instance, again.route_reader().find(KEY)) == (instance, ENTRY)
+    again.close()
+
+
+@pytest.mark.parametrize("whose", ["an earlier boot's", "another user's"])
+def test_without_a_supervisor_leftovers_make_way_for_a_new_instance(
+    run_dir: Path, whose: str
+) -> None:
+    if whose == "another user's" and os.geteuid() != 0:
+        pytest.skip("needs root to give it away")
+    old = open_region(run_dir, b"", MIN_CAPACITY)
+    instance = old.instance
+    old.close()
+    (run_dir / "frames-0-1.sock").touch()
+    segment = Path("/dev/shm") / f"{rundir.region_name(run_dir)}.tables"
+    if whose == "another user's":
+        os.chown(segment, NOBODY, NOBODY)
+    else:
+        data = bytearray(segment.read_bytes())
+        data[BOOT_ID_AT] ^= 1
+        segment.write_bytes(data)
+
+    new = open_region(run_dir, b"", MIN_CAPACITY)
+
+    assert new.instance != instance
+    assert list(run_dir.iterdir()) == []
+    new.close()
 
 
 def test_what_a_killed_supervisor_left_is_removed(run_dir: Path) -> None:

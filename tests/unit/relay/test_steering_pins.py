@@ -1,4 +1,4 @@
-"""Pins: what is behind the names is used by whoever finds it, and only when it is what it should be."""
+"""Pins and kept descriptors: what is behind them is used by whoever comes next, if it is what it should be."""
 
 import os
 import socket
@@ -36,18 +36,25 @@ def fs() -> Iterator[Path]:
 
 
 @pytest.fixture
-def groups(fs: Path) -> Iterator[list[SteeredGroup]]:
-    """Two listen addresses, each with a flow of its own."""
+def members() -> Iterator[list[list[socket.socket]]]:
+    """Of a relay and of a transceiver, one a listen address."""
     first = [bound(0) for _ in range(LOCALS)]
     own = [bound(sock.getsockname()[1]) for sock in first]
-    loaded = steering.load([first], [own], SIZES)
+    made = [first, own]
+    yield made
+    for sock in chain(*made):
+        sock.close()
+
+
+@pytest.fixture
+def groups(fs: Path, members: list[list[socket.socket]]) -> Iterator[list[SteeredGroup]]:
+    """Two listen addresses, each with a flow of its own."""
+    loaded = steering.load(members[:1], members[1:], SIZES)
     for group, flow in zip(loaded, FLOWS, strict=True):
         BpfMap(group.flows, steering.OWNER_BYTES).put(flow, OWNER)
     yield loaded
     for group in loaded:
         group.close()
-    for sock in chain(first, own):
-        sock.close()
 
 
 @pytest.fixture
@@ -192,3 +199,60 @@ def test_every_map_of_the_object_has_the_shape_that_is_expected(
         assert bpf.is_program(descriptors.pop(steering.PROGRAM))
         found = {name: bpf.map_shape(fd) for name, fd in descriptors.items()}
         assert found == steering._shapes(SIZES)
+
+
+def kept(groups: list[SteeredGroup]) -> list[dict[str, int]]:
+    """Copies of the descriptors, as a service manager gives them back."""
+    return [{name: os.dup(fd) for name, fd in asdict(group).items()} for group in groups]
+
+
+def test_what_was_kept_is_taken_over_with_all_that_is_in_it(
+    groups: list[SteeredGroup], members: list[list[socket.socket]]
+) -> None:
+    found = steering.take_over(kept(groups), members[:1], members[1:], SIZES)
+
+    for local, group in enumerate(found):
+        flows = BpfMap(group.flows, steering.OWNER_BYTES)
+        assert list(flows.keys(len(FLOWS[local]))) == [FLOWS[local]]
+        group.close()
+
+
+def test_sockets_that_are_new_take_their_places_in_what_was_kept(
+    groups: list[SteeredGroup], members: list[list[socket.socket]]
+) -> None:
+    # given that the sockets of the group are others than when it was loaded
+    ports = [sock.getsockname()[1] for sock in members[0]]
+    for sock in chain(*members):
+        sock.close()
+    members[:] = [[bound(port) for port in ports] for _ in range(2)]
+
+    found = steering.take_over(kept(groups), members[:1], members[1:], SIZES)
+
+    for group in found:
+        places = BpfMap(group.sockets, 8)
+        with pytest.raises(OSError, match="busy"):
+            places.put(struct.pack("=I", 0), struct.pack("=Q", members[0][0].fileno()))
+        group.close()
+
+
+@pytest.mark.parametrize("what", ["sizes", "a map is missing", "a map is another", "addresses"])
+def test_what_was_kept_of_another_kind_is_closed_and_refused(
+    groups: list[SteeredGroup], members: list[list[socket.socket]], what: str
+) -> None:
+    before = open_files()
+    found, sizes = kept(groups), SIZES
+    match what:
+        case "sizes":
+            sizes = Sizes.for_capacity(4 * MIN_CAPACITY)
+        case "a map is missing":
+            os.close(found[1].pop("flows"))
+        case "a map is another":
+            os.dup2(found[0]["counters"], found[0]["routes"])
+        case "addresses":
+            for fd in found.pop().values():
+                os.close(fd)
+
+    with pytest.raises(BpfUnavailable, match="what was kept cannot be used"):
+        steering.take_over(found, members[:1], members[1:], sizes)
+
+    assert open_files() == before

@@ -25,6 +25,7 @@ from voicerelay.shm.region import (
     RegionSpaceError,
     Sizes,
     boot_id,
+    is_ours,
     power_of_two,
     remove_segments,
     segment_inode,
@@ -252,6 +253,16 @@ def test_the_creating_process_leaves_the_segments_when_it_exits(name: str) -> No
 
     assert (done.returncode, done.stderr) == (0, "")
     Region.attach(name, bytes(16)).close()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to give it away")
+def test_what_another_user_put_there_is_not_ours(name: str) -> None:
+    Region.create(name, INSTANCE, SIZES).close()
+    before = is_ours(name)
+
+    os.chown(counters_of(name), 65_534, 65_534)
+
+    assert (before, is_ours(name), is_ours(f"{name}x")) == (True, False, False)
 
 
 def test_removed_segments_are_gone(name: str) -> None:

@@ -105,6 +105,30 @@ def test_a_lock_is_not_inherited(run_dir: Path) -> None:
     lock.release()
 
 
+def test_a_held_lock_is_handed_on_by_its_descriptor(run_dir: Path) -> None:
+    first, second, third = (InstanceLock(run_dir) for _ in range(3))
+    first.acquire()
+
+    taken = second.inherit(os.dup(first.fileno()))
+    first.release()
+
+    assert (taken, third.acquire(), third.holder()) == (True, False, str(os.getpid()))
+    second.release()
+
+
+def test_a_descriptor_of_a_lock_that_is_no_more_is_closed(run_dir: Path) -> None:
+    first, second = InstanceLock(run_dir), InstanceLock(run_dir)
+    first.acquire()
+    copy = os.dup(first.fileno())
+    (run_dir / "lock").unlink()
+
+    assert not second.inherit(copy)
+
+    with pytest.raises(OSError, match="Bad file"):
+        os.fstat(copy)
+    first.release()
+
+
 def test_a_lock_whose_file_was_removed_is_another_one(run_dir: Path) -> None:
     # given a holder that removed the file, as the last thing it did
     first, second, third = (InstanceLock(run_dir) for _ in range(3))
