@@ -13,6 +13,7 @@ from voicerelay.cli.dev import dev
 from voicerelay.cli.doctor.command import doctor
 from voicerelay.cli.errors import OneLineGroup
 from voicerelay.cli.init import init
+from voicerelay.cli.loadtest.command import loadtest
 from voicerelay.cli.man import completion, man
 from voicerelay.cli.network import host_port
 from voicerelay.cli.options import with_settings
@@ -76,6 +77,7 @@ main.add_command(man)
 main.add_command(sessions)
 main.add_command(top)
 main.add_command(doctor)
+main.add_command(loadtest)
 
 
 def banner(config: Config, hosts: list[str], steered: bool) -> str:
