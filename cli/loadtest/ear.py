@@ -52,6 +52,12 @@ class Ear:
                 found.append(delay)
         return found
 
+    def last_delays(self) -> list[float]:
+        """Of the marks that have been heard when the call ends; the others had no time, so none is missed."""
+        found = [self._find(spoken) for spoken in self._marks]
+        self._marks.clear()
+        return [delay for delay in found if delay is not None]
+
     def _find(self, spoken: float) -> float | None:
         inside = [(at, pcm) for at, pcm in self._heard if spoken < at < spoken + MARK_PERIOD_S]
         if not inside:

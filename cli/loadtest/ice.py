@@ -15,7 +15,7 @@ from voicerelay.shm import stun
 PACE_S = 0.05  # between first checks of candidates, RFC 8445 §14.2
 FIRST_RTO_S = 0.25
 LAST_RTO_S = 2.0
-CONSENT_S = 5.0  # RFC 7675 §5.1, each 0.8 to 1.2 times that
+CONSENT_S = 2.5  # as browsers check a pair in use, each 0.8 to 1.2 times that (RFC 7675 §5.1: 5 s)
 CONSENT_EXPIRY_S = 30.0
 MAX_TRANSACTIONS = 32  # whose answers are awaited
 _HOST_PRIORITY = (2113937151).to_bytes(4, "big")

@@ -155,6 +155,8 @@ class Worker:
             self.tally.jitter.add(call.reception.jitter_s)
         if call.ear is not None:
             self.tally.marks_missed += call.ear.missed
+            for delay in call.ear.last_delays():
+                self.tally.mouth_to_ear.add(delay)
 
     # ---- for the calls -----------------------------------------------------------------------
 
@@ -184,7 +186,8 @@ class Worker:
                     call.speak(due)
             while self._delayed and self._delayed[0][0] <= now:
                 _, _, call, data = heapq.heappop(self._delayed)
-                call.send(data)
+                if call in wheel:  # who has hung up says nothing more
+                    call.send(data)
             for fd, _ in self._poll.poll(0):
                 if fd in self._by_fd:
                     self._by_fd[fd].take()
