@@ -37,7 +37,7 @@ def is_mark(packet: int) -> bool:
 @cache
 def payloads() -> tuple[bytes, ...]:
     """One round of the signal, as Opus packets of 20 ms with in-band FEC."""
-    pcm = _voice()
+    pcm = voice().copy()
     signal, quiet = mark(RATE), round(QUIET_S * RATE)
     for packet in filter(is_mark, range(PACKETS_A_ROUND)):
         start = round(packet * PACKET_S * RATE)
@@ -49,7 +49,8 @@ def payloads() -> tuple[bytes, ...]:
     return tuple(encoder.encode(pcm[at : at + size]) for at in range(0, len(pcm), size))
 
 
-def _voice() -> Pcm:
+@cache
+def voice() -> Pcm:
     """To a codec like speech: harmonics of a gliding pitch under a moving formant, in syllables."""
     moments = np.arange(round(SIGNAL_S * RATE)) / RATE
     pitch = 140 + 35 * np.sin(2 * np.pi * 0.9 * moments) + 20 * np.sin(2 * np.pi * 2.7 * moments)
