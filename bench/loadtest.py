@@ -31,6 +31,7 @@ sys.path.insert(0, str(ROOT))
 from tests.support.server import Server, server
 from voicerelay import App, Session
 from voicerelay.cli.loadtest.speech import RATE, voice
+from voicerelay.cli.status import read_status
 from voicerelay.transceiver.voice.opus import FRAME_S
 
 RESULTS = ROOT / "bench" / "results" / "loadtest.json"
@@ -38,15 +39,15 @@ FRAME = round(RATE * FRAME_S)
 MOST_OF_STOCK = 0.25  # what a caller may cost
 AGREEMENT = 0.02
 GRACE_S = 120
-TALK = 0.35  # of the filling calls
+TALK = 0.2  # of the filling calls: callers that mostly listen
 
 listener = App()  # `bench.loadtest:listener`
 
 
 @listener.session
 async def listen(session: Session) -> None:
-    """Hears everything, says nothing."""
-    async for _ in session.listen():
+    """Takes every packet, says nothing."""
+    async for _ in session.packets():
         pass
 
 
@@ -174,6 +175,8 @@ def fill(calls: int, seconds: float, rate: float, page: str | None) -> dict[str,
     more = ["--talk", str(TALK), "--rate", str(rate)] + (["--html", page] if page else [])
     with server(relays=1, transceivers=cores, app=app, extra=options) as running:
         told = tool(running, calls, seconds, *more)
+        status = read_status(running.run_dir)
+    print(running.output, file=sys.stderr)
     kept = (
         "connected", "failed", "dropped", "up_most", "setup_p50", "setup_p99", "client_lag_p99",
         "server_cpu_per_call", "server_rss_per_call", "client_cpu_per_call",
@@ -186,6 +189,7 @@ def fill(calls: int, seconds: float, rate: float, page: str | None) -> dict[str,
         **{name: told["metrics"][name] for name in kept},
         "why": told["failed"] | told["dropped"],
         "server_drops": told["server"]["dropped"],
+        "server_overflows": sum(one["socket_overflows"] for one in status["transceivers"]),
         "agreement": _agreement(told),
     }
 

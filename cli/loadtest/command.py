@@ -59,7 +59,6 @@ MAX_KEY_BYTES = 16 * 1024
 @click.option(
     "--key-file",
     type=click.Path(path_type=Path, dir_okay=False),
-    envvar="VOICERELAY_KEY_FILE",
     help="Holds an API key or token to call with; of several lines the first counts.",
 )
 @click.option("--allow-remote", is_flag=True, help="The target may be another machine than this.")

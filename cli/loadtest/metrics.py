@@ -34,6 +34,7 @@ MEANINGS: Final = {
     "server_cpu_per_call": "share of a core",
     "server_rss_per_call": "bytes",
     "client_cpu_per_call": "share of a core",
+    "begin_lag_p99": "by which calls begin late, waiting for others to have begun, seconds",
     "client_lag_p99": "of this tool behind its own plan, seconds",
     "sent_agreement": "datagrams sent / what the server counted",
     "received_agreement": "datagrams received / what the server counted",
@@ -68,6 +69,7 @@ def metrics_of(measured: Measured) -> Metrics:
         "mouth_to_ear_p99": tally.mouth_to_ear.quantile(0.99),
         "marks_missed": tally.marks_missed,
         "client_cpu_per_call": _share(tally.cpu_s, tally.call_s),
+        "begin_lag_p99": tally.begin_lag.quantile(0.99),
         "client_lag_p99": tally.lag.quantile(0.99),
     }
     return found | _of_server(measured)

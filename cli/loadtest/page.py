@@ -8,7 +8,7 @@ from voicerelay import __version__
 from voicerelay.cli.loadtest.fleet import Measured
 from voicerelay.cli.loadtest.histogram import Histogram
 from voicerelay.cli.loadtest.metrics import Metrics
-from voicerelay.cli.loadtest.report import NOT_MEASURED, headline, rows
+from voicerelay.cli.loadtest.report import NOT_MEASURED, caution, headline, rows
 from voicerelay.cli.loadtest.svg import Line, Point, chart
 
 _STYLE = """
@@ -44,6 +44,7 @@ def as_html(measured: Measured, metrics: Metrics, failures: Sequence[str]) -> st
             f"<h1>Load test: {measured.tally.connected} voice calls</h1>",
             f"<p>{escape(headline(measured))}</p>",
             f'<div class="failures">{failed}</div>' if failed else "",
+            f"<p>{escape(note)}</p>" if (note := caution(metrics)) else "",
             f'<div class="tiles">{_tiles(measured, metrics)}</div>',
             f'<div class="plots">{"".join(_plots(measured))}</div>',
             f"<table>{_table(measured, metrics)}</table>",

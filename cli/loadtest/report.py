@@ -7,6 +7,7 @@ from typing import Any
 
 from voicerelay.cli.loadtest.fleet import Measured
 from voicerelay.cli.loadtest.metrics import Metrics
+from voicerelay.cli.loadtest.reception import ON_SCHEDULE_S
 from voicerelay.cli.loadtest.tally import PHASES
 
 FORMAT_VERSION = 1
@@ -91,9 +92,21 @@ def as_text(measured: Measured, metrics: Metrics, failures: Sequence[str]) -> st
     for title, group in rows(measured, metrics):
         lines += ["", title]
         lines += [f"  {what:<34}{figure}" for what, figure in group]
+    if note := caution(metrics):
+        lines += ["", note]
     if failures:
         lines += ["", *(f"FAILED  {failure}" for failure in failures)]
     return "\n".join(lines)
+
+
+def caution(metrics: Metrics) -> str:
+    """What a reader of the figures must know; empty when there is nothing."""
+    lag = metrics["client_lag_p99"]
+    if lag is not None and lag > ON_SCHEDULE_S:
+        return (
+            f"This tool was itself {_ms(lag)} late (p99): its delays are part of what it measured."
+        )
+    return ""
 
 
 def headline(measured: Measured) -> str:
@@ -119,6 +132,7 @@ def _tool(measured: Measured, m: Metrics) -> list[Row]:
     tally = measured.tally
     found = [
         ("behind its own plan, p99", _ms(m["client_lag_p99"])),
+        ("calls begun late by, p99", _ms(m["begin_lag_p99"])),
         ("datagrams sent / received", f"{tally.sent} / {tally.received}"),
     ]
     if measured.counted is not None:

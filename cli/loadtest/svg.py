@@ -10,6 +10,7 @@ LEFT, RIGHT, TOP, BOTTOM = 58, 16, 34, 40
 COLOURS = ("#2563eb", "#ea580c", "#16a34a", "#9333ea", "#64748b")
 MAX_POINTS = 600  # a line
 TICKS = 5
+SMALLEST_X = 1e-9  # on a logarithmic axis; what is below is left out
 
 Point = tuple[float, float]
 
@@ -30,7 +31,7 @@ def chart(
     """One <svg>; lines without points are left out, and without any there is a note instead."""
     drawn = [Line(line.name, _thinned(line.points)) for line in lines if line.points]
     if log_x:
-        drawn = [Line(n, [(x, y) for x, y in points if x > 0]) for n, points in drawn]
+        drawn = [Line(n, [(x, y) for x, y in points if x > SMALLEST_X]) for n, points in drawn]
     xs = [x for line in drawn for x, _ in line.points]
     ys = [y for line in drawn for _, y in line.points]
     body = [f'<text class="title" x="{LEFT}" y="16">{escape(title)}</text>']

@@ -36,6 +36,7 @@ SETUPS_AT_ONCE = 16
 GOODBYES_AT_ONCE = 32
 PROGRESS_S = 0.5
 CARE_S = 0.5  # each call once in that
+NOT_BEGUN = "its time was over before others had begun"
 MAX_DELAYED = 100_000  # datagrams under way, of the impairment; more are lost
 
 
@@ -97,7 +98,11 @@ class Worker:
             return
         async with self._setups:
             self.tally.asked += 1
-            self.tally.begin_lag.add(max(0.0, self._loop.time() - began - planned.begin_s))
+            now = self._loop.time() - began
+            self.tally.begin_lag.add(max(0.0, now - planned.begin_s))
+            if now >= planned.end_s or self._stopping.is_set():
+                self.tally.failed[NOT_BEGUN] += 1
+                return
             call = self._make(planned.number)
             try:
                 await call.connect()

@@ -33,6 +33,16 @@ def test_what_was_not_measured_is_a_dash() -> None:
     assert "FAILED" not in text
 
 
+def test_a_tool_that_was_late_itself_says_so() -> None:
+    measured = ten_calls()
+    measured.tally.lag.add(0.001)
+    assert "This tool was" not in as_text(measured, metrics_of(measured), [])
+
+    measured.tally.lag.add(0.05)
+
+    assert "This tool was itself 50" in as_text(measured, metrics_of(measured), [])
+
+
 def test_a_program_finds_everything_under_its_name() -> None:
     measured = ten_calls()
     metrics = metrics_of(measured)
