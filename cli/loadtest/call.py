@@ -12,7 +12,7 @@ from voicerelay.cli.loadtest import sdp
 from voicerelay.cli.loadtest.contracts import Ask, Declined
 from voicerelay.cli.loadtest.ear import Ear
 from voicerelay.cli.loadtest.endpoint import Endpoint
-from voicerelay.cli.loadtest.ice import CONSENT_S, IceClient, IceState
+from voicerelay.cli.loadtest.ice import IceClient, IceState
 from voicerelay.cli.loadtest.impairment import Fate
 from voicerelay.cli.loadtest.reception import Reception
 from voicerelay.cli.loadtest.sdp import Address, Answer, SdpError
@@ -32,9 +32,7 @@ MAX_READ_AT_ONCE = 32
 FIRST_RTP_BYTE = 128  # RFC 7983 §7
 VERIFY_EVERY = 50  # packets: one is decrypted
 REPORT_S = 5.0  # RTCP
-UNANSWERED_S = (
-    2.5 * CONSENT_S
-)  # at its end, a call whose checks stay without answer so long was not up
+UNANSWERED_S = 5.0  # at its end, a call whose checks have had no answer for so long was not up
 
 
 class CallFailed(Exception):
@@ -323,8 +321,8 @@ class Call:
 
     async def hang_up(self) -> None:
         """Goodbye by HTTP, where the contract has it, and by DTLS. Sets `lost_because` if it was not up."""
-        ice = self._ice
-        if ice is not None and self.up_at and time.monotonic() - ice.consent_at > UNANSWERED_S:
+        since = self._ice.unanswered_since if self._ice is not None else None
+        if since is not None and self.up_at and time.monotonic() - since > UNANSWERED_S:
             self.lost_because = self.lost_because or "no answer to its last checks"
         told = False
         if self._goodbye is not None:

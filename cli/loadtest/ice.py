@@ -45,6 +45,7 @@ class IceClient:
         self.state = IceState.CHECKING
         self.selected: Address | None = None
         self.consent_at = now
+        self.unanswered_since: float | None = None  # the first check after the last answer
         self.round_trip_s: float | None = None
         self._password = password.encode()
         self._remote_password = answer.password.encode()
@@ -92,6 +93,7 @@ class IceClient:
 
     def _succeeded(self, check: Sent, now: float) -> None:
         self.consent_at = now
+        self.unanswered_since = None
         self.round_trip_s = now - check.at
         if self.state is IceState.CHECKING:
             self.selected, self.state = check.to, IceState.NOMINATING
@@ -116,6 +118,8 @@ class IceClient:
     def _check(self, to: Address, now: float, nominates: bool) -> bytes:
         transaction = self._chance.randbytes(12)
         self._sent[transaction] = Sent(to, now, nominates)
+        if self.unanswered_since is None:
+            self.unanswered_since = now
         if len(self._sent) > MAX_TRANSACTIONS:
             self._sent.popitem(last=False)
         attributes = [

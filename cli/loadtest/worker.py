@@ -10,6 +10,7 @@ import gc
 import heapq
 import itertools
 import json
+import math
 import secrets
 import select
 import sys
@@ -29,7 +30,7 @@ from voicerelay.cli.loadtest.scenario import PlannedCall
 from voicerelay.cli.loadtest.signalling import Signalling
 from voicerelay.cli.loadtest.tally import Tally, to_json
 from voicerelay.cli.loadtest.targets import is_here
-from voicerelay.cli.loadtest.wheel import TICK_S, Wheel
+from voicerelay.cli.loadtest.wheel import Wheel
 from voicerelay.transceiver.dtls import Certificate
 
 SETUPS_AT_ONCE = 16
@@ -56,6 +57,7 @@ class Worker:
         self._loop = asyncio.get_running_loop()
         self._wheel: Wheel[Call] = Wheel(0.0)
         self._care: Iterator[Call] = iter(())
+        self._cared_at = 0.0
         self._poll = select.epoll()
         self._by_fd: dict[int, Call] = {}
         self._delayed: list[tuple[float, int, Call, bytes]] = []
@@ -199,8 +201,10 @@ class Worker:
             self._take_care(now)
 
     def _take_care(self, now: float) -> None:
-        """Of a few calls each tick, so that all have had theirs after CARE_S."""
-        for _ in range(round(len(self._wheel) * TICK_S / CARE_S) + 1):
+        """Of some calls each turn, so that all have had theirs after CARE_S, however rare turns are."""
+        share = min(1.0, (now - self._cared_at) / CARE_S)
+        self._cared_at = now
+        for _ in range(math.ceil(len(self._wheel) * share) + 1):
             call = next(self._care, None)
             if call is None:
                 self._care = iter(self._wheel)

@@ -116,6 +116,20 @@ def test_consent_expires() -> None:
     assert caller.due(CONSENT_EXPIRY_S + 10) == []
 
 
+def test_it_knows_since_when_its_checks_have_no_answer() -> None:
+    caller, agent = completed()
+    assert caller.unanswered_since is None
+
+    asked_at = caller.deadline
+    caller.due(asked_at)
+    again_at = caller.deadline
+    caller.due(again_at)
+    assert caller.unanswered_since == asked_at
+
+    exchange(caller, agent, caller.deadline)
+    assert caller.unanswered_since is None
+
+
 def test_a_success_that_is_not_authentic_or_was_not_asked_for_changes_nothing() -> None:
     caller = client()
     ((data, _),) = caller.due(0.0)
