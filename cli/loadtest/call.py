@@ -29,6 +29,7 @@ from voicerelay.transceiver.voice.srtp import Keyed
 ICE_TIMEOUT_S = 10.0
 DTLS_TIMEOUT_S = 10.0
 MAX_READ_AT_ONCE = 32
+MAX_LEFT_OVER = 2000  # datagrams of a call, read at its end
 FIRST_RTP_BYTE = 128  # RFC 7983 §7
 VERIFY_EVERY = 50  # packets: one is decrypted
 REPORT_S = 5.0  # RTCP
@@ -215,15 +216,18 @@ class Call:
         if number >= 0 and self.ear is not None and is_mark(number):
             self.ear.mark_sent(time.time())
 
-    def take(self) -> None:
-        """One datagram that has come."""
+    def take(self) -> bool:
+        """One datagram that has come; False when there is none."""
         came = self._endpoint.receive()
-        if came is not None and came[0]:
-            data, at = came
+        if came is None:
+            return False
+        data, at = came
+        if data:
             if data[0] >= FIRST_RTP_BYTE:
                 self._take_media(data, at)
             elif self._endpoint.remote is not None:
                 self._take_other(data, self._endpoint.remote)
+        return True
 
     def care(self, now: float) -> None:
         """Consent, reports, its NAT, its marks; about twice a second."""
@@ -338,8 +342,9 @@ class Call:
                     self._tally.goodbyes_failed[f"HTTP {status}"] += 1
         if self._dtls is not None and not (told and self.up_at):
             await self._dtls.stop()
-        for _ in range(MAX_READ_AT_ONCE):  # what came meanwhile was sent, so it is counted
-            self.take()
+        for _ in range(MAX_LEFT_OVER):
+            if not self.take():  # what came meanwhile was sent, so it is counted
+                break
         self.close()
 
     def close(self) -> None:

@@ -38,6 +38,7 @@ GOODBYES_AT_ONCE = 32
 PROGRESS_S = 0.5
 CARE_S = 0.5  # each call once in that
 NOT_BEGUN = "its time was over before others had begun"
+MAX_READ_ROUNDS = 50  # of one turn
 MAX_DELAYED = 100_000  # datagrams under way, of the impairment; more are lost
 
 
@@ -195,10 +196,19 @@ class Worker:
                 _, _, call, data = heapq.heappop(self._delayed)
                 if call in wheel:  # who has hung up says nothing more
                     call.send(data)
-            for fd, _ in self._poll.poll(0):
-                if fd in self._by_fd:
-                    self._by_fd[fd].take()
+            self._read()
             self._take_care(now)
+
+    def _read(self) -> None:
+        """All that has come: a datagram of each socket, and again while there are more."""
+        for _ in range(MAX_READ_ROUNDS):
+            ready = self._poll.poll(0)
+            if not ready:
+                return
+            for fd, _ in ready:
+                call = self._by_fd.get(fd)
+                if call is not None:
+                    call.take()
 
     def _take_care(self, now: float) -> None:
         """Of some calls each turn, so that all have had theirs after CARE_S, however rare turns are."""
