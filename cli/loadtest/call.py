@@ -345,7 +345,4 @@ class Call:
         for _ in range(MAX_LEFT_OVER):
             if not self.take():  # what came meanwhile was sent, so it is counted
                 break
-        self.close()
-
-    def close(self) -> None:
         self._endpoint.close()
