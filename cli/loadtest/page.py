@@ -16,7 +16,7 @@ body{font:15px/1.45 system-ui,sans-serif;color:#0f172a;background:#f8fafc;margin
 main{max-width:1180px;margin:0 auto;padding:24px}
 h1{font-size:22px;margin:0 0 2px}p{margin:0 0 18px;color:#475569}
 .tiles,.plots{display:grid;gap:14px;margin:0 0 18px}
-.tiles{grid-template-columns:repeat(auto-fit,minmax(150px,1fr))}
+.tiles{grid-template-columns:repeat(auto-fit,minmax(132px,1fr))}
 .plots{grid-template-columns:repeat(auto-fit,minmax(460px,1fr))}
 .tile,.plots>svg,table{background:#fff;border:1px solid #e2e8f0;border-radius:10px}
 .tile{padding:12px 14px}.tile b{display:block;font-size:24px;white-space:nowrap}
@@ -88,7 +88,7 @@ def _plots(measured: Measured) -> list[str]:
             "seconds",
         ),
         chart(
-            "Set-up by phase: % of calls within",
+            "Set-up: % of calls within",
             [
                 _curve(phase.replace("_", " "), histogram)
                 for phase, histogram in tally.phases.items()
@@ -98,7 +98,7 @@ def _plots(measured: Measured) -> list[str]:
             y_max=100,
         ),
         chart(
-            "Server's frames: % within so much of their schedule",
+            "Server's frames: % within",
             [_curve("lateness", tally.arrivals.lateness), _curve("gap", tally.arrivals.gaps)],
             "milliseconds",
             log_x=True,

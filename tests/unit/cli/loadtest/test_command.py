@@ -25,7 +25,7 @@ def loadtest(*arguments: str) -> Result:
         ((URL, "--contract", "sip"), "--contract"),
         ((URL, "--key-file", "/no/such/file"), "--key-file"),
         ((URL, "--html", "/no/such/place/page.html"), "--html"),
-        (("http://192.0.2.1",), "--allow-remote"),
+        (("http://198.51.100.77",), "--allow-remote"),
         (("localhost",), "is no URL"),
         (("--run-dir", "/no/such/dir"), "no instance runs"),
     ],

@@ -13,7 +13,7 @@ def test_this_machine_may_be_called(url: str) -> None:
     check_url(url, allow_remote=False)
 
 
-@pytest.mark.parametrize("url", ["http://192.0.2.1:8080", "http://[2001:db8::1]/whip"])
+@pytest.mark.parametrize("url", ["http://198.51.100.77:8080", "http://[2001:db8::1]/whip"])
 def test_others_only_when_it_is_said(url: str) -> None:
     with pytest.raises(UserError, match="--allow-remote"):
         check_url(url, allow_remote=False)
@@ -38,7 +38,7 @@ def test_a_url_holds_no_secret() -> None:
 def test_loopback_is_here_and_documentation_is_not() -> None:
     assert is_here("127.5.5.5")
     assert is_here("::1")
-    assert not is_here("192.0.2.1")
+    assert not is_here("198.51.100.77")
     assert not is_here("example.local")
     assert not is_here("")
 
