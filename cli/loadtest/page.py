@@ -62,12 +62,12 @@ def _tiles(measured: Measured, m: Metrics) -> str:
         ("did not connect", f"{failed}", "bad" if failed else "good"),
         ("set-up, p99", _ms(m["setup_p99"]), ""),
         (
-            "frames on schedule",
+            "on schedule",
             f"{on_schedule:.2%}" if on_schedule is not None else NOT_MEASURED,
             "" if on_schedule is None else "good" if on_schedule > 0.999 else "bad",
         ),
         ("mouth to ear, p50", _ms(m["mouth_to_ear_p50"]), ""),
-        ("server CPU for a call", _core(m["server_cpu_per_call"]), ""),
+        ("server CPU a call", _core(m["server_cpu_per_call"]), ""),
     ]
     return "".join(
         f'<div class="tile {kind}"><b>{escape(figure)}</b><span>{escape(what)}</span></div>'

@@ -81,7 +81,7 @@ def _legend(names: Sequence[str]) -> list[str]:
     right = float(WIDTH - RIGHT)
     for index in reversed(range(len(names))):
         body.append(f'<text class="tick end" x="{right:.0f}" y="16">{escape(names[index])}</text>')
-        right -= 5.4 * len(names[index]) + 14
+        right -= 5.4 * len(names[index]) + 19
         colour = COLOURS[index % len(COLOURS)]
         body.append(f'<rect x="{right:.0f}" y="8" width="9" height="9" rx="2" fill="{colour}"/>')
         right -= 10
