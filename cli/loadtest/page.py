@@ -88,7 +88,7 @@ def _plots(measured: Measured) -> list[str]:
             "seconds",
         ),
         chart(
-            "Set-up: % of calls within",
+            "Set-up: % within",
             [
                 _curve(phase.replace("_", " "), histogram)
                 for phase, histogram in tally.phases.items()
