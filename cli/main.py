@@ -13,6 +13,7 @@ from voicerelay.cli.dev import dev
 from voicerelay.cli.doctor.command import doctor
 from voicerelay.cli.errors import OneLineGroup
 from voicerelay.cli.init import init
+from voicerelay.cli.loadtest.command import loadtest
 from voicerelay.cli.man import completion, man
 from voicerelay.cli.network import host_port
 from voicerelay.cli.options import with_settings
@@ -80,6 +81,7 @@ main.add_command(top)
 main.add_command(doctor)
 main.add_command(run)
 main.add_command(systemd)
+main.add_command(loadtest)
 
 
 def banner(config: Config, hosts: list[str], steered: bool) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 from aiortc import RTCCertificate
 from aiortc.rtcdtlstransport import RTCDtlsFingerprint, RTCDtlsParameters, RTCDtlsTransport, State
 from OpenSSL import SSL
+from pylibsrtp import Session
 
 MAX_DATAGRAM_SENT_BYTES = 1200  # fits any path of 1280 bytes, IPv6's least MTU
 MAX_FLIGHT_BYTES = 65536
@@ -104,6 +105,10 @@ class Dtls(RTCDtlsTransport):
             self._handshake()
         if self._state is State.CONNECTED:
             self._read()
+
+    def srtp_sessions(self) -> tuple[Session, Session]:
+        """For receiving and for sending, once the state is "connected"."""
+        return self._rx_srtp, self._tx_srtp
 
     async def stop(self) -> None:
         """Say goodbye with close_notify; nothing is sent or taken afterwards."""

@@ -1,0 +1,1 @@
+"""`voicerelay loadtest`: many real WebRTC callers, and a report of how they were served."""
