@@ -51,10 +51,10 @@ def find_run_dir(run_dir: Path | None, port: int | None) -> Path:
     """
     if run_dir is not None or port is not None:
         chosen = run_dir or default_run_dir(port or 0)
-        if not _is_running(chosen):
+        if not is_running(chosen):
             raise NotRunning(f"no instance runs in {chosen}; start one: voicerelay start")
         return chosen
-    running = [path for path in _directories(run_base()) if _is_running(path)]
+    running = [path for path in _directories(run_base()) if is_running(path)]
     if not running:
         raise NotRunning("no instance runs; start one: voicerelay start")
     if len(running) > 1:
@@ -132,10 +132,8 @@ def _plane(status: dict[str, Any]) -> str:
 
 
 def _sockets_of(described: dict[str, Any]) -> int:
-    """Public UDP sockets: one for each relay (steered: and transceiver) and listen address."""
-    owners: int = described["relays"]
-    if described.get("plane") == "steering":
-        owners += described["transceivers"]
+    """Public UDP sockets: one for each relay (steered: and transceiver slot) and listen address."""
+    owners: int = described["relays"] + described.get("transceiver_sockets", 0)
     return owners * len(described["listen"])
 
 
@@ -157,6 +155,8 @@ def _rows(status: dict[str, Any]) -> list[tuple[str, dict[str, Any], str]]:
             f"in, {one['packets_sent']} out, {sum(one['dropped'].values())} dropped, "
             f"frames late by {one['frame_lateness_p99_us'] / 1000:.1f} ms (p99)"
         )
+        if one["draining"]:
+            work = f"draining, {one['drain_left_s']} s left, {work}"
         rows.append((f"transceiver {one['slot']}", one, work))
     return rows
 
@@ -194,7 +194,7 @@ def _directories(base: Path) -> list[Path]:
         return []
 
 
-def _is_running(run_dir: Path) -> bool:
+def is_running(run_dir: Path) -> bool:
     """Whether a supervisor holds the lock; a file without its holder is a leftover."""
     try:
         fd = os.open(run_dir / "lock", os.O_RDONLY | os.O_CLOEXEC)

@@ -232,7 +232,7 @@ class ControlState:
                     self.block.add(ControlCounter.REQUESTS_REFUSED)
 
     def _purge_unclaimed(self) -> None:
-        """What nobody came back for is void, and so are the slots that nobody holds."""
+        """What nobody came back for is void, and so are the slots and blocks that nobody holds."""
         living = [peer.owner for peer in self._peers.values() if peer.role != RELAY]
         held_slots = {slot for slot, _ in living}
         for records in (self._routes, self._flows):
@@ -240,6 +240,9 @@ class ControlState:
                 records.void_unclaimed(owner)
                 if owner[0] not in held_slots:
                     self._plane.alive(owner[0], 0)
+        for slot, block in self._counters.transceivers():
+            if slot not in held_slots:
+                block.clear()
         self._note_sizes()
 
     def _refuse(self, peer_id: int, request: int, reason: str) -> list[Action]:

@@ -73,6 +73,8 @@ class RelayProcess:
         self._lifeline.watch(self._stopped.set)
         self._client.connect()
         await self._stopped.wait()
+        if self._forwarder is not None:
+            self._forwarder.close()  # what it has read leaves; what waits is for who holds the socket next
 
     def _signalled(self, number: int) -> None:
         if number == signal.SIGTERM:  # on Ctrl-C the supervisor decides

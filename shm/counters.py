@@ -71,6 +71,9 @@ class TransceiverCounter(IntEnum):
     LOOP_LAG_US = 31  # how late the last heartbeat was
     OVERLOADED = 32  # 1: frames come late, no new calls
     SOCKET_OVERFLOWS = 33  # steered packets lost by the kernel before they were received
+    DRAINING = 34  # 1: no new calls
+    DRAIN_LEFT_S = 35  # until the running ones are ended
+    STRAGGLERS_ENDED = 36  # calls ended by a drain's deadline
 
 
 class ControlCounter(IntEnum):

@@ -3,6 +3,8 @@
 import json
 from dataclasses import dataclass, field
 
+from voicerelay.shm.order import DEFAULT_DRAIN_DEADLINE_S
+
 
 @dataclass(frozen=True)
 class AccessSettings:
@@ -23,6 +25,7 @@ class TransceiverSettings:
 
     `candidates`: host and port of each listen address. `pin`: stay on one core. `backend`: URL of a
     Realtime server that takes the place of `app`; its key is in a file, as arguments can be seen.
+    `held`: take no calls before the supervisor says so. `drain_deadline_s`: of a drain by SIGQUIT.
     """
 
     run_dir: str
@@ -42,6 +45,8 @@ class TransceiverSettings:
     backend: str = ""
     backend_key_file: str = ""
     backend_vad: bool = False
+    held: bool = False
+    drain_deadline_s: int = DEFAULT_DRAIN_DEADLINE_S
 
     @classmethod
     def from_json(cls, text: str) -> "TransceiverSettings":
