@@ -3,13 +3,9 @@
 import json
 import logging
 import os
-import shutil
 import socket
 import stat
-import tempfile
-from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
@@ -18,42 +14,9 @@ from voicerelay.cli import network
 from voicerelay.cli.config import Config
 from voicerelay.cli.errors import UserError
 from voicerelay.cli.supervisor import Supervisor
-from voicerelay.control.process import ControlSettings
 from voicerelay.relay import steering
-from voicerelay.relay.process import RelaySettings
 from voicerelay.shm import rundir
 from voicerelay.shm.region import MIN_CAPACITY, Region, Sizes, remove_segments
-from voicerelay.transceiver.settings import TransceiverSettings
-
-
-def free_port(kind: socket.SocketKind) -> int:
-    with socket.socket(socket.AF_INET, kind) as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
-
-
-@pytest.fixture
-def config(monkeypatch: pytest.MonkeyPatch) -> Iterator[Config]:
-    monkeypatch.setattr(network, "PORT_WAIT_S", 0.0)
-    base = Path(tempfile.mkdtemp(prefix="vrtest-"))
-    run_dir = base / "voicerelay" / "run"
-    yield Config(
-        app="mine:app",
-        port=free_port(socket.SOCK_DGRAM),
-        listen=("127.0.0.1", "::1"),
-        public_ip=("192.0.2.1",),
-        http_host="127.0.0.1",
-        http_port=free_port(socket.SOCK_STREAM),
-        relays=2,
-        transceivers=3,
-        max_sessions=7,
-        capacity=MIN_CAPACITY,
-        run_dir=run_dir,
-        log_level="warning",
-        steering="off",
-    )
-    remove_segments(rundir.region_name(run_dir))
-    shutil.rmtree(base)
 
 
 def test_a_prepared_instance_has_its_place_and_its_sockets(config: Config) -> None:
@@ -119,26 +82,6 @@ def test_an_instance_that_cannot_have_its_port_leaves_nothing(config: Config) ->
 
     assert not config.run_dir.exists()
     assert set(os.listdir("/proc/self/fd")) <= before
-
-
-def test_settings_reach_each_process_as_they_are_meant(config: Config) -> None:
-    # given a prepared instance
-    supervisor = Supervisor(config)
-    supervisor.prepare()
-
-    control = ControlSettings.from_json(supervisor._control_settings(5))
-    relay = RelaySettings.from_json(supervisor._relay_settings(1)(6))
-    transceiver = TransceiverSettings.from_json(supervisor._transceiver_settings(2)(7))
-
-    ports = [os.fstat(fd).st_mode for group in control.sockets for fd in group]
-    assert len(ports) == config.relays * len(config.listen)
-    assert all(map(stat.S_ISSOCK, ports))
-    assert (control.capacity, control.lifeline) == (MIN_CAPACITY, 5)
-    assert (relay.index, relay.lifeline, relay.parent) == (1, 6, os.getpid())
-    assert (transceiver.slot, transceiver.app, transceiver.max_sessions) == (2, "mine:app", 7)
-    assert [tuple(pair) for pair in transceiver.candidates] == supervisor.candidates
-    assert {control.run_dir, relay.run_dir, transceiver.run_dir} == {str(config.run_dir)}
-    supervisor.release()
 
 
 def test_receive_buffers_below_what_is_asked_are_said_once_and_shown(
