@@ -90,24 +90,3 @@ def _succeeded(name: str, reason: str) -> None:
     """One that does not come back stops the roll, so that the others go on as they were."""
     if reason:
         raise UserError(f"{name} was replaced and does not come back: {reason}")
-
-
-FIXED = (
-    "port",
-    "listen",
-    "public_ip",
-    "relays",
-    "capacity",
-    "run_dir",
-    "steering",
-    "http_host",
-    "http_port",
-)
-
-
-def need_a_start(old: Config, new: Config) -> list[str]:
-    return [n for n in FIXED if getattr(old, n) != getattr(new, n)]
-
-
-def fixed_settings(config: Config) -> dict[str, str]:
-    return {n: str(getattr(config, n)) for n in FIXED}

@@ -17,6 +17,7 @@ import click
 
 from voicerelay import __version__
 from voicerelay.cli.child import Kept
+from voicerelay.cli.config import Config, fixed_settings
 from voicerelay.cli.errors import UserError
 from voicerelay.shm.protocol import PROTOCOL
 from voicerelay.shm.region import ABI
@@ -96,27 +97,31 @@ def read_estate(fd: int) -> Estate:
         raise UserError(f"what the running version leaves cannot be read: {exc}") from None
 
 
-def inherited() -> tuple[Estate, bool] | None:
-    """What this process is to take over, and whether it is only asked if it could. Raises UserError."""
+def inherited() -> tuple[Estate | None, bool]:
+    """What this process is to take over, if anything, and whether it is only asked if it could.
+
+    Raises UserError.
+    """
     said = os.environ.pop(VARIABLE, "")
     if not said:
-        return None
-    check = said.startswith("check:")
+        return None, False
+    asked = said.startswith("check:")
     try:
         fd = int(said.removeprefix("check:"))
     except ValueError:
         raise UserError(f"{VARIABLE} is for voicerelay's own use") from None
     estate = read_estate(fd)
     os.close(fd)
-    if not check:
+    if not asked:
         for one in estate.fds():
             os.set_inheritable(one, False)
-    return estate, check
+    return estate, asked
 
 
-def answer_check(estate: Estate, fixed: dict[str, str]) -> None:
-    """Say whether this installation can take over. Raises UserError when it cannot."""
-    if reason := estate.objection(fixed):
+def answer(estate: Estate | None, config: Config) -> None:
+    """Say that this installation, so configured, can take over. Raises UserError when it cannot."""
+    reason = estate.objection(fixed_settings(config)) if estate else "there is nothing to take over"
+    if reason:
         raise UserError(reason)
     click.echo(f"{CAN_SUCCEED}: version {__version__}")
 

@@ -11,14 +11,12 @@ from contextlib import contextmanager
 from voicerelay import __version__
 from voicerelay.cli import roll, succession
 from voicerelay.cli.commands import Asker, Command, Desk
-from voicerelay.cli.config import Config
+from voicerelay.cli.config import Config, fixed_settings, need_a_start
 from voicerelay.cli.errors import UserError
 from voicerelay.cli.fleet import Fleet
 from voicerelay.cli.place import Place
-from voicerelay.cli.roll import fixed_settings, need_a_start
 from voicerelay.cli.succession import Estate
 from voicerelay.shm import rundir
-from voicerelay.shm.order import DEFAULT_DRAIN_DEADLINE_S
 
 LOOK_S = 0.1
 
@@ -139,7 +137,7 @@ class Supervisor:
         assert self._fleet is not None
         fleet, deadline_s = self._fleet, command.deadline_s
         if deadline_s is None:
-            deadline_s = DEFAULT_DRAIN_DEADLINE_S
+            deadline_s = fleet.config.drain_deadline
         match command.kind:
             case "drain":
                 await self._drain(fleet, command.slots, deadline_s, asker)

@@ -65,5 +65,6 @@ def transceiver(config: Config, place: Place, slot: int, held: bool, lifeline: i
         backend_key_file=config.backend_key_file,
         backend_vad=config.backend_vad,
         held=held,
+        drain_deadline_s=config.drain_deadline,
     )
     return json.dumps(asdict(settings))
