@@ -69,6 +69,11 @@ class Child:
         return self._pidfd >= 0
 
     @property
+    def ready(self) -> bool:
+        """Whether it runs and has said that it does its work."""
+        return self.running and self.reported.done() and not self.reported.result()
+
+    @property
     def stopping(self) -> bool:
         """Whether it is not started again when it ends."""
         return self._stopping
@@ -89,10 +94,9 @@ class Child:
 
     def keep(self) -> Kept | None:
         """What the next supervisor needs to go on with it; None when it does not run."""
-        if self._pid is None or self._pidfd < 0 or self._lifeline is None:
+        if self._pid is None or self._lifeline is None:
             return None
-        ready = self.reported.done() and not self.reported.result()
-        return Kept(self.name, self._pid, self._lifeline.fileno(), ready, self._stopping)
+        return Kept(self.name, self._pid, self._lifeline.fileno(), self.ready, self._stopping)
 
     def take_over(self, kept: Kept) -> None:
         """Go on with a process that an earlier supervisor in this very process has started."""

@@ -23,6 +23,7 @@ PEERS_TIMEOUT_S = 5.0  # for everybody to be back at a new control
 LOOK_S = 0.05
 CONTROL_LOOK_S = 0.25
 CONTROL_HUNG_LOOKS = 6  # looks at a heartbeat that stands still before control is ended
+CONTROL_START_LOOKS = round(READY_TIMEOUT_S / CONTROL_LOOK_S)
 
 log = logging.getLogger("voicerelay")
 
@@ -295,7 +296,9 @@ class Fleet:
             nonlocal last, still
             beat = block.heartbeat_ns
             last, still = beat, 0 if beat != last else still + 1
-            if still == CONTROL_HUNG_LOOKS and not self._stopping:
+            # One that starts on a busy host has not beaten yet.
+            most = CONTROL_HUNG_LOOKS if self.control.ready else CONTROL_START_LOOKS
+            if still >= most and not self._stopping:
                 log.warning("control hangs; ended so that it is replaced")
                 self.control.send_signal(signal.SIGKILL)
                 still = 0
