@@ -162,6 +162,7 @@ def become(python: str, estate: Estate) -> None:
     """Go on as that installation, in this very process; returns only to raise UserError."""
     fd = _write(estate)
     going = [*estate.fds(), fd]
+    sys.stdout.flush()
     # Until the next supervisor listens, a signal waits; by default it would end us and every call.
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     try:

@@ -19,6 +19,11 @@ from voicerelay.cli.succession import Estate
 from voicerelay.shm import rundir
 
 LOOK_S = 0.1
+SIGNALLED = {
+    signal.SIGQUIT: Command("stop", drain=True),
+    signal.SIGHUP: Command("reload"),
+    signal.SIGUSR2: Command("upgrade"),
+}
 
 log = logging.getLogger("voicerelay")
 
@@ -40,6 +45,7 @@ class Supervisor:
         self._estate = estate
         self._place = Place(config) if estate is None else Place.inherit(config, estate)
         self._fleet: Fleet | None = None
+        self._desk: Desk | None = None
         self._rolling = ""
         self._stop = asyncio.Event()
         self._draining_to_stop = False
@@ -87,7 +93,6 @@ class Supervisor:
             loop.add_signal_handler(number, self._signalled, number)
         succession.listen()
         self._fleet = fleet = Fleet(self._config, self._place)
-        self._desk: Desk | None = None
         try:
             stopped = loop.create_task(self._stop.wait())
             started = loop.create_task(self._start(fleet))
@@ -119,18 +124,12 @@ class Supervisor:
 
     def _signalled(self, number: int) -> None:
         """As nginx has it: TERM stops, QUIT drains and stops, HUP reloads, USR2 upgrades."""
-        gone = number == signal.SIGHUP and self._has_terminal and not os.isatty(2)
-        stop = number in (signal.SIGINT, signal.SIGTERM) or gone
-        if stop or self._desk is None or (number == signal.SIGQUIT and self._draining_to_stop):
-            if number != signal.SIGUSR2:
-                self._stop.set()
-            return
-        command = {
-            signal.SIGQUIT: Command("stop", drain=True),
-            signal.SIGHUP: Command("reload"),
-            signal.SIGUSR2: Command("upgrade"),
-        }[signal.Signals(number)]
-        self._desk.give(command, Asker(None))
+        orphaned = number == signal.SIGHUP and self._has_terminal and not os.isatty(2)
+        hastened = number == signal.SIGQUIT and (self._draining_to_stop or self._desk is None)
+        if number in (signal.SIGINT, signal.SIGTERM) or orphaned or hastened:
+            self._stop.set()
+        elif self._desk is not None:
+            self._desk.give(SIGNALLED[signal.Signals(number)], Asker(None))
 
     async def _obey(self, command: Command, asker: Asker) -> None:
         """Do what is asked. Raises UserError."""
@@ -198,13 +197,14 @@ class Supervisor:
     async def _stop_when_drained(
         self, fleet: Fleet, drain: bool, deadline_s: int, asker: Asker
     ) -> None:
+        before = fleet.stragglers
         if drain:
             self._draining_to_stop = True
             slots = fleet.staying
             asker.say(f"draining {roll.transceivers(slots)} for at most {deadline_s} s")
             fleet.retire(slots, deadline_s)
             await fleet.gone(list(fleet.posts))
-        asker.done("stopping" + _stragglers(fleet.stragglers if drain else 0))
+        asker.done("stopping" + _stragglers(fleet.stragglers - before))
         self._stop.set()
 
     @contextmanager

@@ -28,7 +28,7 @@ from voicerelay.cli.rolling import ask
 from voicerelay.cli.status import read_status
 from voicerelay.shm.region import ABI
 
-pytestmark = pytest.mark.system
+pytestmark = [pytest.mark.system, pytest.mark.alone]
 
 CALLS = 20
 PATIENCE_S = 15.0

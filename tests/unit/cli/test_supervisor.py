@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import signal
 import socket
 import stat
 from dataclasses import replace
@@ -11,6 +12,7 @@ import pytest
 
 from tests.system.conftest import steering_unavailable
 from voicerelay.cli import network
+from voicerelay.cli.commands import Asker, Command
 from voicerelay.cli.config import Config
 from voicerelay.cli.errors import UserError
 from voicerelay.cli.supervisor import Supervisor
@@ -148,3 +150,75 @@ def test_a_steered_instance_without_pins_says_why_and_leaves_nothing(
     assert line == f"kernel steering is not pinned: {described['unpinned_because']}"
     supervisor.release()
     assert set(os.listdir("/proc/self/fd")) <= before
+
+
+class Desk:
+    """Notes what it is given."""
+
+    def __init__(self) -> None:
+        self.given: list[Command] = []
+
+    def give(self, command: Command, asker: Asker) -> None:
+        assert asker.fileno() == -1
+        self.given.append(command)
+
+
+def signalled(
+    config: Config, *numbers: signal.Signals, ready: bool = True, stopping: bool = False
+) -> tuple[list[Command], bool]:
+    """What signals make a supervisor do, and whether it stops at once."""
+    supervisor = Supervisor(config)
+    desk = Desk()
+    supervisor._has_terminal = False
+    supervisor._draining_to_stop = stopping
+    if ready:
+        supervisor._desk = desk  # type: ignore[assignment]
+    for number in numbers:
+        supervisor._signalled(number)
+    return desk.given, supervisor._stop.is_set()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("ready", [True, False])
+def test_int_and_term_stop_at_once(config: Config, number: signal.Signals, ready: bool) -> None:
+    assert signalled(config, number, ready=ready) == ([], True)
+
+
+def test_hup_quit_and_usr2_do_what_nginx_users_expect(config: Config) -> None:
+    given, stopped = signalled(config, signal.SIGHUP, signal.SIGUSR2, signal.SIGQUIT)
+
+    assert given == [Command("reload"), Command("upgrade"), Command("stop", drain=True)]
+    assert not stopped
+
+
+def test_a_second_quit_hastens(config: Config) -> None:
+    assert signalled(config, signal.SIGQUIT, stopping=True) == ([], True)
+
+
+def test_before_it_is_ready_there_is_nothing_to_reload(config: Config) -> None:
+    assert signalled(config, signal.SIGHUP, signal.SIGUSR2, ready=False) == ([], False)
+    assert signalled(config, signal.SIGQUIT, ready=False) == ([], True)
+
+
+def test_who_loses_its_terminal_stops(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    supervisor = Supervisor(config)
+    supervisor._has_terminal = True
+    monkeypatch.setattr(os, "isatty", lambda fd: False)
+
+    supervisor._signalled(signal.SIGHUP)
+
+    assert supervisor._stop.is_set()
+
+
+def test_one_roll_at_a_time(config: Config) -> None:
+    supervisor = Supervisor(config)
+
+    with (
+        supervisor._alone("reload"),
+        pytest.raises(UserError, match="a reload is under way"),
+        supervisor._alone("upgrade"),
+    ):
+        pass
+
+    with supervisor._alone("upgrade"):
+        pass
