@@ -1,6 +1,6 @@
 """Rolls under live calls: reload, upgrade, a drain with a deadline; what fails leaves all as it was.
 
-One server a plane for all: each test begins where the one before has left it.
+One server a plane for all: each test begins with what the one before has left running.
 """
 
 import asyncio
@@ -119,28 +119,28 @@ def test_what_cannot_be_rolled_changes_nothing(
     running: Server, code: AgentCode, tmp_path: Path
 ) -> None:
     async def scenario() -> None:
-        before = await settled(running)
+        before, heard = await settled(running), await speaks(running)
         other = other_installation(
             tmp_path, ("shm/region.py", f"ABI = {ABI}\n", f"ABI = {ABI + 1}\n")
         )
         code.is_now(BROKEN)
 
         failed, why = await command(running.run_dir, "reload")
-        code.is_now(SECOND)
+        code.is_now(FIRST)
         with pytest.raises(UserError, match=f"has ABI {ABI + 1}, the running .* has {ABI}"):
             await asyncio.to_thread(ask, running.run_dir, Command("upgrade", python=other))
 
         assert failed == 2
         assert "broken on purpose" in why
         assert pids(running) == before
-        assert await speaks(running) == MARK
+        assert await speaks(running) == heard
 
     asyncio.run(scenario())
 
 
 @pytest.mark.parametrize("plane", ["portable"], indirect=True)
 def test_an_upgrade_drops_no_call_and_a_deadline_ends_exactly_the_stragglers(
-    running: Server,
+    running: Server, code: AgentCode
 ) -> None:
     async def scenario() -> None:
         async with callers(running.http_url, CALLS) as (calls, http):
@@ -148,6 +148,7 @@ def test_an_upgrade_drops_no_call_and_a_deadline_ends_exactly_the_stragglers(
             first, second = sorted(set(where))
             talk = asyncio.ensure_future(talk_all(calls, SECONDS))
             before = await settled(running)
+            code.is_now(SECOND)
 
             await rolled(running, "upgrade")
 
