@@ -262,9 +262,10 @@ class ControlState:
     def _objection(self, message: protocol.Hello) -> str:
         """Why a hello must be refused; empty when it may not."""
         if message.protocol != protocol.PROTOCOL:
-            return f"control speaks protocol {protocol.PROTOCOL}, the peer {message.protocol}"
+            ours = protocol.PROTOCOL
+            return f"{protocol.SKEW}control speaks protocol {ours}, the peer {message.protocol}"
         if message.abi != ABI:
-            return f"the tables have ABI {ABI}, the peer expects {message.abi}"
+            return f"{protocol.SKEW}the tables have ABI {ABI}, the peer expects {message.abi}"
         if message.role == RELAY and message.index >= self._relays:
             return f"there is no relay {message.index}"
         for peer in self._peers.values():

@@ -69,7 +69,7 @@ class TransceiverProcess:
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
             self._loop.add_signal_handler(number, self._signalled, number)
         self._lifeline.watch(self._stopped.set, self._ordered)
-        self._directory.connect()
+        self._directory.connect(self._lifeline.fail)
         welcome = await self._joined
         try:
             region = Region.attach(welcome.region, welcome.instance)
