@@ -109,7 +109,7 @@ def test_a_reload_drops_no_call(running: Server, code: AgentCode) -> None:
             assert await speaks(running) == MARK
             assert set(await owners(running, calls, http)) == {0, 1}
             talk.cancel()
-            assert all([await heard_all(call, 0) for call in calls])
+            assert all(await asyncio.gather(*(heard_all(call, 0) for call in calls)))
 
     asyncio.run(scenario())
 
@@ -157,7 +157,7 @@ def test_an_upgrade_drops_no_call_and_a_deadline_ends_exactly_the_stragglers(
             assert kept == {"supervisor", f"transceiver {first}", f"transceiver {second}"}
             assert await speaks(running) == MARK
             talk.cancel()
-            assert all([await heard_all(call, 0) for call in calls])
+            assert all(await asyncio.gather(*(heard_all(call, 0) for call in calls)))
 
             output = (await command(running.run_dir, "drain", str(first), "--deadline", "0"))[1]
 
