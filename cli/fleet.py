@@ -279,7 +279,8 @@ class Fleet:
                 del self.posts[slot]
         if not self._stopping and not child.stopping:
             why = signal.Signals(-code).name if code < 0 else f"exit code {code}"
-            log.warning("%s ended (%s), starting it again", child.name, why)
+            about = {"about": child.name}
+            log.warning("%s ended (%s), starting it again", child.name, why, extra=about)
 
     def _watch_control(self) -> None:
         """Control watches everybody; this watches control, as a WatchdogSec would."""

@@ -22,6 +22,7 @@ def control(config: Config, place: Place, lifeline: int) -> str:
         steering=[asdict(group) for group in place.steering.groups],
         lifeline=lifeline,
         log_level=config.log_level,
+        log_format=config.log_format,
     )
     return json.dumps(asdict(settings))
 
@@ -35,6 +36,7 @@ def relay(config: Config, index: int, lifeline: int) -> str:
         lifeline=lifeline,
         parent=os.getpid(),
         log_level=config.log_level,
+        log_format=config.log_format,
     )
     return json.dumps(asdict(settings))
 
@@ -61,6 +63,7 @@ def transceiver(config: Config, place: Place, slot: int, held: bool, lifeline: i
         lifeline=lifeline,
         parent=os.getpid(),
         log_level=config.log_level,
+        log_format=config.log_format,
         backend=config.backend,
         backend_key_file=config.backend_key_file,
         backend_vad=config.backend_vad,
