@@ -39,10 +39,10 @@ class AgentCode:
         self._path.write_text(code)
 
 
-async def command(run_dir: Path, *arguments: str, python: str = sys.executable) -> tuple[int, str]:
+async def command(run_dir: Path, *arguments: str) -> tuple[int, str]:
     """Exit code and all that `voicerelay ARGUMENTS` writes."""
     process = await asyncio.create_subprocess_exec(
-        *(python, "-P", "-m", "voicerelay", *arguments, "--run-dir", str(run_dir)),
+        *(sys.executable, "-P", "-m", "voicerelay", *arguments, "--run-dir", str(run_dir)),
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
