@@ -21,6 +21,7 @@ from voicerelay.cli.settings import (
     STEERING,
 )
 from voicerelay.shm.counters import MAX_TRANSCEIVERS
+from voicerelay.shm.order import DEFAULT_DRAIN_DEADLINE_S
 from voicerelay.shm.region import DEFAULT_CAPACITY
 from voicerelay.transceiver.signalling.cors import is_loopback, parse_origin
 from voicerelay.transceiver.signalling.iceservers import IceServersError, read_ice_servers
@@ -73,6 +74,7 @@ class Config:
     log_format: str = "auto"
     admin: str = ""
     call_records: str = ""
+    drain_deadline: int = DEFAULT_DRAIN_DEADLINE_S
 
     def __post_init__(self) -> None:
         faults = list(self._faults())
@@ -145,13 +147,17 @@ class Config:
                 yield "--backend-key-file: the file must hold one key, in one line"
 
 
+def fixed_settings(config: Config) -> dict[str, str]:
+    """What no reload changes, by name."""
+    fixed = [s for s in SETTINGS if not s.reloadable and s.name != "http"]
+    http = f"{config.http_host} {config.http_port}"
+    return {s.name: str(getattr(config, s.field)) for s in fixed} | {"http": http}
+
+
 def need_a_start(old: Config, new: Config) -> list[str]:
     """Names of settings that differ and that no reload changes."""
-    fixed = [s for s in SETTINGS if not s.reloadable and s.name != "http"]
-    differ = [s.name for s in fixed if getattr(old, s.field) != getattr(new, s.field)]
-    if (old.http_host, old.http_port) != (new.http_host, new.http_port):
-        differ.append("http")
-    return differ
+    before, after = fixed_settings(old), fixed_settings(new)
+    return [name for name in after if before[name] != after[name]]
 
 
 def load_keys(path: Path) -> Keys:
@@ -223,6 +229,7 @@ __all__ = [
     "ConfigError",
     "default_run_dir",
     "default_transceivers",
+    "fixed_settings",
     "load_keys",
     "need_a_start",
     "parse_http",

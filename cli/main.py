@@ -16,7 +16,8 @@ from voicerelay.cli.init import init
 from voicerelay.cli.loadtest.command import loadtest
 from voicerelay.cli.man import completion, man
 from voicerelay.cli.network import host_port
-from voicerelay.cli.options import with_settings
+from voicerelay.cli.options import sources_of, with_settings
+from voicerelay.cli.rolling import drain, reload, stop, upgrade
 from voicerelay.cli.run import run
 from voicerelay.cli.sessions import sessions
 from voicerelay.cli.sources import Sources
@@ -42,11 +43,20 @@ def start(sources: Sources) -> None:
     Without APP the calls are answered by an echo. Each option may come from the environment instead
     (VOICERELAY_PORT, …) or from voicerelay.toml; see `voicerelay print-config`.
     """
-    from voicerelay.cli.supervisor import Supervisor  # noqa: PLC0415  (keeps `status` quick)
+    # Here, so that `status` is quick.
+    from voicerelay.cli import succession  # noqa: PLC0415
+    from voicerelay.cli.supervisor import Supervisor  # noqa: PLC0415
 
     config = sources.config()
     logs.set_up("supervisor", config.log_level, config.log_format)
-    supervisor = Supervisor(config)
+    estate, asked = succession.inherited()
+    if asked:
+        succession.answer(estate, config)
+        return
+    ctx = click.get_current_context()
+    supervisor = Supervisor(
+        config, lambda: sources_of(ctx, ctx.params["config_file"]).config(), estate
+    )
     if supervisor.prepare():
         click.echo("removed what an earlier run had left behind")
     if supervisor.portable_because and config.steering != "off":
@@ -69,19 +79,14 @@ def status(run_dir: Path, as_json: bool) -> None:
     click.echo(json.dumps(found, indent=2) if as_json else render(found))
 
 
-main.add_command(token)
-main.add_command(check_config)
-main.add_command(print_config)
-main.add_command(init)
-main.add_command(dev)
-main.add_command(completion)
-main.add_command(man)
-main.add_command(sessions)
-main.add_command(top)
-main.add_command(doctor)
-main.add_command(run)
-main.add_command(systemd)
-main.add_command(loadtest)
+for command in (init, dev, check_config, print_config, token):
+    main.add_command(command)
+for command in (drain, reload, upgrade, stop):
+    main.add_command(command)
+for command in (top, sessions, doctor, loadtest):
+    main.add_command(command)
+for command in (run, systemd, completion, man):
+    main.add_command(command)
 
 
 def banner(config: Config, hosts: list[str], steered: bool) -> str:

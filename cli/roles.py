@@ -47,6 +47,7 @@ def transceiver_settings(
         backend_key_file=config.backend_key_file,
         backend_vad=config.backend_vad,
         call_records=config.call_records,
+        drain_deadline_s=config.drain_deadline,
     )
 
 

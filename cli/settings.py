@@ -7,6 +7,7 @@ from typing import Any
 from voicerelay.relay.pace import DEFAULT_COALESCE_S, MAX_COALESCE_S
 from voicerelay.shm.counters import MAX_RELAYS, MAX_TRANSCEIVERS
 from voicerelay.shm.logs import FORMATS
+from voicerelay.shm.order import DEFAULT_DRAIN_DEADLINE_S, MAX_DEADLINE_S
 from voicerelay.shm.region import DEFAULT_CAPACITY, MAX_CAPACITY, MIN_CAPACITY
 from voicerelay.transceiver.signalling.keys import MAX_CAP
 
@@ -170,6 +171,7 @@ SETTINGS = (
         bounds=(1, MAX_TRANSCEIVERS),
         unset="one a core",
         example=8,
+        reloadable=True,
     ),
     Setting(
         "max-sessions",
@@ -178,6 +180,15 @@ SETTINGS = (
         DEFAULT_MAX_SESSIONS,
         "Calls a transceiver takes at most; more are refused with 503.",
         bounds=(1, MAX_CAPACITY),
+        reloadable=True,
+    ),
+    Setting(
+        "drain-deadline",
+        PROCESSES,
+        int,
+        DEFAULT_DRAIN_DEADLINE_S,
+        "Seconds that running calls may go on in a transceiver that is drained, by a reload for example.",
+        bounds=(0, MAX_DEADLINE_S),
         reloadable=True,
     ),
     Setting(

@@ -191,10 +191,8 @@ def _plane(status: dict[str, Any]) -> str:
 
 
 def _sockets_of(described: dict[str, Any]) -> int:
-    """Public UDP sockets: one for each relay (steered: and transceiver) and listen address."""
-    owners: int = described["relays"]
-    if described.get("plane") == "steering":
-        owners += described["transceivers"]
+    """Public UDP sockets: one for each relay (steered: and transceiver slot) and listen address."""
+    owners: int = described["relays"] + described.get("transceiver_sockets", 0)
     return owners * len(described["listen"])
 
 
@@ -216,6 +214,8 @@ def _rows(status: dict[str, Any]) -> list[tuple[str, dict[str, Any], str]]:
             f"in, {one['packets_sent']} out, {sum(one['dropped'].values())} dropped, "
             f"frames late by {one['frame_lateness_p99_us'] / 1000:.1f} ms (p99)"
         )
+        if one["draining"]:
+            work = f"draining, {one['drain_left_s']} s left, {work}"
         rows.append((f"transceiver {one['slot']}", one, work))
     return rows
 

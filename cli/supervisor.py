@@ -1,346 +1,235 @@
-"""The supervisor: owns the public sockets and the processes, restarts what dies, and does nothing else."""
+"""The supervisor: owns the public sockets and the processes, restarts what dies, rolls what is new, no more."""
 
 import asyncio
-import contextlib
-import json
 import logging
 import os
-import secrets
 import signal
-import socket
-from collections.abc import Callable
-from dataclasses import asdict
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from voicerelay import __version__
-from voicerelay.cli import network
-from voicerelay.cli.admin.settings import AdminSettings
-from voicerelay.cli.child import Child
-from voicerelay.cli.config import Config
+from voicerelay.cli import roll, succession
+from voicerelay.cli.commands import Asker, Command, Desk
+from voicerelay.cli.config import Config, fixed_settings, need_a_start
 from voicerelay.cli.errors import UserError
-from voicerelay.cli.steered import Steering
-from voicerelay.control.process import ControlSettings
-from voicerelay.relay.process import RelaySettings
+from voicerelay.cli.fleet import Fleet
+from voicerelay.cli.place import Place
+from voicerelay.cli.succession import Estate
 from voicerelay.shm import rundir
-from voicerelay.shm.region import INSTANCE_BYTES, Region, RegionMismatch, Sizes
-from voicerelay.transceiver.settings import AccessSettings, TransceiverSettings
 
-READY_TIMEOUT_S = 60.0  # importing FastRTC takes a core 7 s, and each transceiver does it
-STOP_TIMEOUT_S = 4.0
-CONTROL_LOOK_S = 0.25
-CONTROL_HUNG_LOOKS = 6  # looks at a heartbeat that stands still before control is ended
+LOOK_S = 0.1
+SIGNALLED = {
+    signal.SIGQUIT: Command("stop", drain=True),
+    signal.SIGHUP: Command("reload"),
+    signal.SIGUSR2: Command("upgrade"),
+}
 
 log = logging.getLogger("voicerelay")
 
 
 class Supervisor:
-    """Runs one instance from start to clean stop."""
+    """Runs one instance from start to clean stop, or goes on with what an earlier version left.
 
-    def __init__(self, config: Config) -> None:
+    reread: the configuration as a start would find it now.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        reread: Callable[[], Config] | None = None,
+        estate: Estate | None = None,
+    ) -> None:
         self._config = config
-        self._lock = rundir.InstanceLock(config.run_dir)
-        self._instance = secrets.token_bytes(INSTANCE_BYTES)
-        self._sockets: list[list[socket.socket]] = []
-        self._steering = Steering()
-        self._children: list[Child] = []
-        self._stopping = False
-        self.hosts: list[str] = []
-        self.candidates: list[tuple[str, int]] = []
+        self._reread = reread or (lambda: config)
+        self._estate = estate
+        self._place = Place(config) if estate is None else Place.inherit(config, estate)
+        self._fleet: Fleet | None = None
+        self._desk: Desk | None = None
+        self._rolling = ""
+        self._stop = asyncio.Event()
+        self._draining_to_stop = False
+        self._has_terminal = os.isatty(2)
 
     def prepare(self) -> bool:
-        """Take the lock, remove leftovers, open the sockets; True when there were leftovers.
+        """Take the instance's place; True when there were leftovers of an earlier run.
 
         Raises UserError.
         """
-        config = self._config
-        try:
-            config.run_dir.mkdir(mode=rundir.DIRECTORY_MODE, parents=True, exist_ok=True)
-            if config.run_dir.stat().st_uid != os.geteuid():
-                raise UserError(f"{config.run_dir} is another user's; choose another --run-dir")
-            locked = self._lock.acquire()
-        except OSError as exc:
-            raise UserError(
-                f"cannot use {config.run_dir}: {exc.strerror}; choose another --run-dir"
-            ) from None
-        if not locked:
-            raise UserError(
-                f"an instance runs already (pid {self._lock.holder()}, {config.run_dir}); "
-                "stop it or choose another --port"
-            )
-        try:
-            leftovers = rundir.clean(config.run_dir)
-            self.hosts = network.expand(list(config.listen))
-            hosts = network.candidate_hosts(self.hosts, list(config.public_ip))
-            self.candidates = [(host, config.port) for host in hosts]
-            network.check_http(config.http_host, config.http_port)
-            self._sockets = network.open_public_sockets(self.hosts, config.port, config.relays)
-            if config.steering != "off":
-                self._steer()
-        except UserError:
-            self.release()
-            raise
-        self._write_instance_file()
+        leftovers = self._place.take() if self._estate is None else False
+        self._place.look_at_buffers()
+        self._place.describe(self._config)
         return leftovers
+
+    @property
+    def hosts(self) -> list[str]:
+        return self._place.hosts
+
+    @property
+    def candidates(self) -> list[tuple[str, int]]:
+        return self._place.candidates
 
     @property
     def steered(self) -> bool:
         """Whether kernel steering is on."""
-        return bool(self._steering.groups)
+        return self._place.steered
 
     @property
     def portable_because(self) -> str:
         """Why it is not; empty when it is."""
-        return self._steering.portable_because
-
-    def _steer(self) -> None:
-        config, steering = self._config, self._steering
-        sizes = Sizes.for_capacity(config.capacity)
-        steering.turn_on(self._sockets, self.hosts, config.port, config.transceivers, sizes)
-        if config.steering == "on" and not self.steered:
-            raise UserError(f"--steering on: {self.portable_because}")
-        steering.pin(rundir.pins(config.run_dir))
-
-    def _look_at_buffers(self) -> int:
-        """Bytes of the smallest receive buffer of a public socket; says so when it is too small."""
-        size = network.receive_buffer_bytes(self._sockets + self._steering.sockets)
-        if size < network.RECEIVE_BUFFER_BYTES:
-            log.warning(
-                "receive buffers have %d of %d bytes; sysctl -w net.core.rmem_max=%d gives them all",
-                size,
-                network.RECEIVE_BUFFER_BYTES,
-                network.RECEIVE_BUFFER_BYTES,
-            )
-        return size
+        return self._place.steering.portable_because
 
     def release(self) -> None:
         """Close the sockets and leave nothing behind."""
-        network.close_all(self._sockets)
-        self._steering.release()
-        rundir.remove(self._config.run_dir)
-        self._lock.release()
+        self._place.release()
 
     async def run(self, on_ready: Callable[[], None]) -> None:
-        """Start everything, call `on_ready`, and serve until SIGINT or SIGTERM.
+        """Start everything, call `on_ready`, and serve until told to stop.
 
         Raises UserError when a process cannot start.
         """
         loop = asyncio.get_running_loop()
-        stop = asyncio.Event()
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, stop.set)
+        for number in succession.SIGNALS:
+            loop.add_signal_handler(number, self._signalled, number)
+        succession.listen()
+        self._fleet = fleet = Fleet(self._config, self._place)
         try:
-            stopped = loop.create_task(stop.wait())
-            started = loop.create_task(self._start_all())
+            stopped = loop.create_task(self._stop.wait())
+            started = loop.create_task(self._start(fleet))
             await asyncio.wait({stopped, started}, return_when=asyncio.FIRST_COMPLETED)
             if started.done():
                 started.result()
-                on_ready()
+                self._desk = Desk(rundir.supervisor_socket(self._config.run_dir), self._obey)
+                if self._estate is None:
+                    on_ready()
+                else:
+                    finish = Command("finish", self._estate.deadline_s)
+                    self._desk.give(finish, Asker.of(self._estate.asker))
                 await stopped
             else:
                 started.cancel()
         finally:
             stopped.cancel()
-            await self._stop_all()
+            if self._desk is not None:
+                await self._desk.close()
+            await fleet.stop_all()
 
-    async def _start_all(self) -> None:
-        config = self._config
-        fds = [s.fileno() for group in self._sockets + self._steering.sockets for s in group]
-        fds += [fd for group in self._steering.groups for fd in asdict(group).values()]
-        control = self._child("control", "voicerelay.control", self._control_settings, fds)
-        await self._begin([control])
-        relays = [
-            self._child(f"relay {i}", "voicerelay.relay", self._relay_settings(i))
-            for i in range(config.relays)
-        ]
-        transceivers = [
-            self._child(f"transceiver {i}", "voicerelay.transceiver", self._transceiver_settings(i))
-            for i in range(config.transceivers)
-        ]
-        admin = []
-        if config.admin_address is not None:
-            admin = [self._child("admin", "voicerelay.cli.admin", self._admin_settings)]
-        await self._begin(relays + transceivers + admin)
-        self._watch_control(control)
+    async def _start(self, fleet: Fleet) -> None:
+        if self._estate is None:
+            await fleet.start_all()
+        else:
+            fleet.take_over(self._estate)
 
-    async def _begin(self, children: list[Child]) -> None:
-        """Start children and wait until each is ready. Raises UserError."""
-        for child in children:
-            child.start()
-        done, pending = await asyncio.wait(
-            [asyncio.ensure_future(self._report_of(child)) for child in children],
-            timeout=READY_TIMEOUT_S,
-            return_when=asyncio.FIRST_EXCEPTION,
-        )
-        for task in pending:
-            task.cancel()
-        for task in done:
-            task.result()
-        if pending:
-            raise UserError(f"not every process was ready within {READY_TIMEOUT_S:.0f} s")
+    # ---- what is asked -----------------------------------------------------------------------
 
-    async def _report_of(self, child: Child) -> None:
-        reason = await asyncio.shield(child.reported)
-        if reason:
-            raise UserError(f"{child.name}: {reason}")
+    def _signalled(self, number: int) -> None:
+        """As nginx has it: TERM stops, QUIT drains and stops, HUP reloads, USR2 upgrades."""
+        orphaned = number == signal.SIGHUP and self._has_terminal and not os.isatty(2)
+        hastened = number == signal.SIGQUIT and (self._draining_to_stop or self._desk is None)
+        if number in (signal.SIGINT, signal.SIGTERM) or orphaned or hastened:
+            self._stop.set()
+        elif self._desk is not None:
+            self._desk.give(SIGNALLED[signal.Signals(number)], Asker(None))
 
-    def _child(
-        self, name: str, module: str, settings: Callable[[int], str], fds: list[int] | None = None
-    ) -> Child:
-        child = Child(name, module, settings, fds or [], self._child_ended)
-        self._children.append(child)
-        return child
+    async def _obey(self, command: Command, asker: Asker) -> None:
+        """Do what is asked. Raises UserError."""
+        assert self._fleet is not None
+        fleet, deadline_s = self._fleet, command.deadline_s
+        if deadline_s is None:
+            deadline_s = fleet.config.drain_deadline
+        match command.kind:
+            case "drain":
+                await self._drain(fleet, command.slots, deadline_s, asker)
+            case "undrain":
+                slots = fleet.chosen(command.slots)
+                fleet.open(slots)
+                asker.done(f"new calls go to {roll.transceivers(slots)} again")
+            case "reload":
+                await self._reload(fleet, self._reread(), deadline_s, asker)
+            case "upgrade":
+                await self._upgrade(fleet, command.python or sys.executable, deadline_s, asker)
+            case "finish":
+                await self._finish(fleet, deadline_s, asker)
+            case "stop":
+                await self._stop_when_drained(fleet, command.drain, deadline_s, asker)
 
-    def _child_ended(self, child: Child, code: int) -> None:
-        if not self._stopping:
-            why = signal.Signals(-code).name if code < 0 else f"exit code {code}"
-            about = {"about": child.name}
-            log.warning("%s ended (%s), starting it again", child.name, why, extra=about)
+    async def _drain(self, fleet: Fleet, slots: list[int], deadline_s: int, asker: Asker) -> None:
+        slots = fleet.chosen(slots)
+        before = sum(map(fleet.stragglers_of, slots))
+        fleet.drain(slots, deadline_s)
+        asker.say(f"draining {roll.transceivers(slots)} for at most {deadline_s} s")
+        asker.switched()
+        while fleet.calls_of(slots):  # noqa: ASYNC110  (shared memory, no event of ours)
+            await asyncio.sleep(LOOK_S)
+        ended = sum(map(fleet.stragglers_of, slots)) - before
+        asker.done(f"no call left in {roll.transceivers(slots)}{_stragglers(ended)}")
 
-    def _watch_control(self, control: Child) -> None:
-        """Control watches everybody; this watches control, as a WatchdogSec would."""
+    async def _reload(
+        self, fleet: Fleet, config: Config, deadline_s: int, asker: Asker, upgrade: bool = False
+    ) -> None:
+        with self._alone("upgrade" if upgrade else "reload"):
+            if changed := need_a_start(self._config, config):
+                raise UserError(
+                    f"{', '.join(changed)}: changes with a start only; nothing was done"
+                )
+            old = await roll.reload(fleet, config, deadline_s, asker.say, control=upgrade)
+            self._config = config
+            self._place.describe(config)
+        asker.switched()
+        before = fleet.stragglers
+        await fleet.gone(old)
+        what = f"upgraded to version {__version__}" if upgrade else "reloaded"
+        asker.done(what + _stragglers(fleet.stragglers - before))
+
+    async def _upgrade(self, fleet: Fleet, python: str, deadline_s: int, asker: Asker) -> None:
+        with self._alone("upgrade"):
+            asker.say(await succession.check(python, self._will(fleet, asker, deadline_s)))
+            succession.become(python, self._will(fleet, asker, deadline_s))
+
+    async def _finish(self, fleet: Fleet, deadline_s: int, asker: Asker) -> None:
+        """The second half of an upgrade, by the new version: everything else is the old one's still."""
+        asker.say(f"the supervisor is of version {__version__}")
         try:
-            region = Region.attach(rundir.region_name(self._config.run_dir), self._instance)
-        except RegionMismatch as exc:
-            raise UserError(f"control: the shared tables are not usable: {exc}") from None
-        loop = asyncio.get_running_loop()
-        block = region.counters.control()
-        last, still = 0, 0
+            await self._reload(fleet, self._config, deadline_s, asker, upgrade=True)
+        except UserError as exc:
+            raise UserError(f"only the supervisor is of the new version: {exc.message}") from None
 
-        def look() -> None:
-            nonlocal last, still
-            beat = block.heartbeat_ns
-            last, still = beat, 0 if beat != last else still + 1
-            if still == CONTROL_HUNG_LOOKS and not self._stopping:
-                log.warning("control hangs; ended so that it is replaced")
-                control.send_signal(signal.SIGKILL)
-                still = 0
-            loop.call_later(CONTROL_LOOK_S, look)
+    async def _stop_when_drained(
+        self, fleet: Fleet, drain: bool, deadline_s: int, asker: Asker
+    ) -> None:
+        before = fleet.stragglers
+        if drain:
+            self._draining_to_stop = True
+            slots = fleet.staying
+            asker.say(f"draining {roll.transceivers(slots)} for at most {deadline_s} s")
+            fleet.retire(slots, deadline_s)
+            await fleet.gone(list(fleet.posts))
+        asker.done("stopping" + _stragglers(fleet.stragglers - before))
+        self._stop.set()
 
-        look()
+    @contextmanager
+    def _alone(self, what: str) -> Iterator[None]:
+        """One roll at a time. Raises UserError."""
+        if self._rolling or self._draining_to_stop:
+            raise UserError(f"{self._rolling or 'a stop'} is under way; try again when it is done")
+        self._rolling = f"a {what}" if what == "reload" else f"an {what}"
+        try:
+            yield
+        finally:
+            self._rolling = ""
 
-    async def _stop_all(self) -> None:
-        """Transceivers before relays, so that they can say goodbye; control last."""
-        self._stopping = True
-        groups = [
-            [c for c in self._children if c.name == "admin"],
-            [c for c in self._children if c.name.startswith("transceiver")],
-            [c for c in self._children if c.name.startswith("relay")],
-            [c for c in self._children if c.name == "control"],
-        ]
-        for child in self._children:
-            child.stop(signal.SIGCONT)  # marks it as stopping; wakes one that is stopped
-        for group in groups:
-            for child in group:
-                child.stop()
-            waits = [asyncio.ensure_future(child.exited.wait()) for child in group]
-            if not waits:
-                continue
-            _, late = await asyncio.wait(waits, timeout=STOP_TIMEOUT_S)
-            if late:
-                for child in group:
-                    child.stop(signal.SIGKILL)
-                await asyncio.wait(late)
-
-    def _control_settings(self, lifeline: int) -> str:
-        config = self._config
-        return json.dumps(
-            asdict(
-                ControlSettings(
-                    run_dir=str(config.run_dir),
-                    instance=self._instance.hex(),
-                    capacity=config.capacity,
-                    sockets=_fds_of(self._sockets),
-                    transceiver_sockets=_fds_of(self._steering.sockets),
-                    steering=[asdict(group) for group in self._steering.groups],
-                    lifeline=lifeline,
-                    log_level=config.log_level,
-                    log_format=config.log_format,
-                )
-            )
+    def _will(self, fleet: Fleet, asker: Asker, deadline_s: int) -> Estate:
+        """What the next version gets, as it is now."""
+        children, posts = fleet.keep()
+        return self._place.bequeath(
+            fixed=fixed_settings(self._config),
+            asker=asker.fileno(),
+            deadline_s=deadline_s,
+            stragglers=fleet.stragglers,
+            children=succession.estate_children(children),
+            posts=posts,
         )
 
-    def _relay_settings(self, index: int) -> Callable[[int], str]:
-        config = self._config
-        return lambda lifeline: json.dumps(
-            asdict(
-                RelaySettings(
-                    run_dir=str(config.run_dir),
-                    index=index,
-                    coalesce_us=config.coalesce_us,
-                    lifeline=lifeline,
-                    parent=os.getpid(),
-                    log_level=config.log_level,
-                    log_format=config.log_format,
-                )
-            )
-        )
 
-    def _transceiver_settings(self, slot: int) -> Callable[[int], str]:
-        config = self._config
-        access = AccessSettings(
-            api_key_file=str(config.api_key_file or ""),
-            cors_origins=list(config.cors_origins),
-            open=config.open,
-            sessions_per_key=config.sessions_per_key,
-        )
-        return lambda lifeline: json.dumps(
-            asdict(
-                TransceiverSettings(
-                    run_dir=str(config.run_dir),
-                    slot=slot,
-                    app=config.app,
-                    http_host=config.http_host,
-                    http_port=config.http_port,
-                    candidates=self.candidates,
-                    max_sessions=config.max_sessions,
-                    ice_servers_file=str(config.ice_servers or ""),
-                    access=access,
-                    pin=config.pin,
-                    lifeline=lifeline,
-                    parent=os.getpid(),
-                    log_level=config.log_level,
-                    log_format=config.log_format,
-                    backend=config.backend,
-                    backend_key_file=config.backend_key_file,
-                    backend_vad=config.backend_vad,
-                    call_records=config.call_records,
-                )
-            )
-        )
-
-    def _admin_settings(self, lifeline: int) -> str:
-        config = self._config
-        assert config.admin_address is not None
-        host, port = config.admin_address
-        settings = AdminSettings(
-            run_dir=str(config.run_dir),
-            host=host,
-            port=port,
-            lifeline=lifeline,
-            parent=os.getpid(),
-            log_level=config.log_level,
-            log_format=config.log_format,
-        )
-        return json.dumps(asdict(settings))
-
-    def _write_instance_file(self) -> None:
-        config = self._config
-        described = {
-            "version": __version__,
-            "pid": os.getpid(),
-            "app": config.agent,
-            "port": config.port,
-            "listen": self.hosts,
-            "http": network.host_port(config.http_host, config.http_port),
-            "plane": "steering" if self.steered else "portable",
-            "portable_because": self.portable_because,
-            "unpinned_because": self._steering.unpinned_because,
-            "receive_buffer_bytes": self._look_at_buffers(),
-            "relays": config.relays,
-            "transceivers": config.transceivers,
-        }
-        with contextlib.suppress(OSError):
-            (config.run_dir / rundir.INSTANCE_FILE).write_text(json.dumps(described))
-
-
-def _fds_of(sockets: list[list[socket.socket]]) -> list[list[int]]:
-    return [[sock.fileno() for sock in group] for group in sockets]
+def _stragglers(ended: int) -> str:
+    return f"; {ended} calls were ended by the deadline" if ended else ""

@@ -232,7 +232,7 @@ class ControlState:
                     self.block.add(ControlCounter.REQUESTS_REFUSED)
 
     def _purge_unclaimed(self) -> None:
-        """What nobody came back for is void, and so are the slots that nobody holds."""
+        """What nobody came back for is void, and so are the slots and blocks that nobody holds."""
         living = [peer.owner for peer in self._peers.values() if peer.role != RELAY]
         held_slots = {slot for slot, _ in living}
         for records in (self._routes, self._flows):
@@ -240,6 +240,9 @@ class ControlState:
                 records.void_unclaimed(owner)
                 if owner[0] not in held_slots:
                     self._plane.alive(owner[0], 0)
+        for slot, block in self._counters.transceivers():
+            if slot not in held_slots:
+                block.clear()
         self._note_sizes()
 
     def _refuse(self, peer_id: int, request: int, reason: str) -> list[Action]:
@@ -259,9 +262,10 @@ class ControlState:
     def _objection(self, message: protocol.Hello) -> str:
         """Why a hello must be refused; empty when it may not."""
         if message.protocol != protocol.PROTOCOL:
-            return f"control speaks protocol {protocol.PROTOCOL}, the peer {message.protocol}"
+            ours = protocol.PROTOCOL
+            return f"{protocol.SKEW}control speaks protocol {ours}, the peer {message.protocol}"
         if message.abi != ABI:
-            return f"the tables have ABI {ABI}, the peer expects {message.abi}"
+            return f"{protocol.SKEW}the tables have ABI {ABI}, the peer expects {message.abi}"
         if message.role == RELAY and message.index >= self._relays:
             return f"there is no relay {message.index}"
         for peer in self._peers.values():

@@ -25,6 +25,8 @@ from voicerelay.shm.protocol import Message
 from voicerelay.shm.receive import Source, source_path
 from voicerelay.shm.region import ABI, Region, RegionMismatch
 
+HANDOVER_S = 0.05  # for a sibling to read the socket too
+
 log = logging.getLogger("voicerelay.relay")
 
 
@@ -70,10 +72,15 @@ class RelayProcess:
     async def run(self) -> None:
         for number in (signal.SIGTERM, signal.SIGINT):
             self._loop.add_signal_handler(number, self._signalled, number)
+        self._client.on_skew = self._lifeline.fail
         self._lifeline.watch(self._stopped.set)
         self._client.connect()
         await self._stopped.wait()
         self._lifeline.stopping()
+        self._client.close()  # so that control has a sibling adopt the socket; we read on until it does
+        await asyncio.sleep(HANDOVER_S)
+        if self._forwarder is not None:
+            self._forwarder.close()  # what it has read leaves, what waits is the sibling's
 
     def _signalled(self, number: int) -> None:
         if number == signal.SIGTERM:  # on Ctrl-C the supervisor decides

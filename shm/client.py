@@ -40,11 +40,15 @@ class ControlClient:
         self._channel: Channel | None = None
         self._retry_s = FIRST_RETRY_S
         self._deadline: asyncio.TimerHandle | None = None
+        self._left = False
+        self.on_skew: Callable[[str], None] = lambda reason: None  # control is of another version
         self.welcomed = False
         self.refusal: str | None = None
 
     def connect(self) -> None:
         """Try now, and again after every failure."""
+        if self._left:
+            return
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         sock.setblocking(False)
         try:
@@ -56,6 +60,12 @@ class ControlClient:
         self._channel = Channel(sock, self._received, self._closed)
         self._deadline = self._loop.call_later(WELCOME_S, self._channel.close, "no welcome")
         self._channel.send(self._hello())
+
+    def close(self) -> None:
+        """Leave control for good."""
+        self._left = True
+        if self._channel is not None:
+            self._channel.close("left")
 
     def send(self, message: Message) -> bool:
         """False when control is not there."""
@@ -69,6 +79,8 @@ class ControlClient:
             self._on_welcome(message, fds)
         elif isinstance(message, protocol.Refused):
             self.refusal = message.reason
+            if message.reason.startswith(protocol.SKEW):
+                self.on_skew(message.reason)
         elif self.welcomed:
             self._on_message(message, fds)
         else:
@@ -78,7 +90,7 @@ class ControlClient:
     def _closed(self, _reason: str) -> None:
         self._cancel_deadline()
         was_welcomed, self.welcomed, self._channel = self.welcomed, False, None
-        if was_welcomed:
+        if was_welcomed and not self._left:
             self._on_lost()
         self._retry()
 

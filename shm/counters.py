@@ -85,6 +85,9 @@ class TransceiverCounter(IntEnum):
     BACKEND_DROPPED_OWN_ERROR = 45  # about an event that the client has not sent
     BACKEND_ITEMS_UNTRACKED = 46  # too many to be truncated
     HTTP_REQUESTS_MALFORMED = 47  # no HTTP, or a body that cannot be unpacked
+    DRAINING = 48  # 1: no new calls
+    DRAIN_LEFT_S = 49  # until the running ones are ended
+    STRAGGLERS_ENDED = 50  # calls ended by a drain's deadline
 
 
 class ControlCounter(IntEnum):

@@ -1,4 +1,7 @@
-"""The socket pair between the supervisor and a child: the child says it is ready, its end tells of a death."""
+"""The socket pair between the supervisor and a child: reports, orders, and either end's death.
+
+It keeps the borders of messages (SOCK_SEQPACKET): each is one report or one order.
+"""
 
 import asyncio
 import contextlib
@@ -7,6 +10,8 @@ import os
 import signal
 import socket
 from collections.abc import Callable
+
+from voicerelay.shm.order import MAX_ORDER_BYTES
 
 READY = b"ready\n"
 FAILED = b"failed "
@@ -35,14 +40,25 @@ class Lifeline:
     def beats(self, heartbeat: Callable[[], int]) -> None:
         """Let a service manager see the heartbeat; the supervisor leaves that to control."""
 
-    def watch(self, on_gone: Callable[[], None]) -> None:
-        """Call `on_gone` when the supervisor is gone (kill -9 closes its end)."""
+    def watch(
+        self, on_gone: Callable[[], None], on_order: Callable[[bytes], None] = lambda order: None
+    ) -> None:
+        """Call `on_gone` when the supervisor is gone (kill -9 closes its end), `on_order` when it speaks."""
         if self._socket is None:
             return
-        fd = self._socket.fileno()
+        lifeline, fd = self._socket, self._socket.fileno()
         loop = asyncio.get_running_loop()
 
         def readable() -> None:
+            try:
+                order = lifeline.recv(MAX_ORDER_BYTES)
+            except (BlockingIOError, InterruptedError):
+                return
+            except OSError:
+                order = b""
+            if order:
+                on_order(order)
+                return
             loop.remove_reader(fd)
             on_gone()
 

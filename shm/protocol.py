@@ -19,6 +19,7 @@ LENGTH = struct.Struct("!I")
 _U32_MAX = 0xFFFFFFFF
 
 RELAY, TRANSCEIVER = "relay", "transceiver"
+SKEW = "version skew: "  # how the reason of a refusal begins that no retry changes
 
 
 class ProtocolError(ValueError):

@@ -22,6 +22,11 @@ def control_socket(run_dir: Path) -> Path:
     return run_dir / "control.sock"
 
 
+def supervisor_socket(run_dir: Path) -> Path:
+    """Where the supervisor takes commands."""
+    return run_dir / "supervisor.sock"
+
+
 def frames_socket(run_dir: Path, slot: int, generation: int) -> Path:
     """Where relays hand frames to a transceiver; the generation keeps them from its successor."""
     return run_dir / f"frames-{slot}-{generation}.sock"
@@ -51,9 +56,9 @@ def pins(run_dir: Path) -> Path:
 class InstanceLock:
     """Held by the supervisor as long as it lives; released by the kernel, also after kill -9."""
 
-    def __init__(self, run_dir: Path) -> None:
+    def __init__(self, run_dir: Path, fd: int = -1) -> None:
         self._path = run_dir / "lock"
-        self._fd = -1
+        self._fd = fd  # of a lock that is held already
 
     def acquire(self) -> bool:
         """False when a running instance holds it.
@@ -85,10 +90,6 @@ class InstanceLock:
         self._own(fd)
         return True
 
-    def fileno(self) -> int:
-        """The descriptor that holds the lock."""
-        return self._fd
-
     def _own(self, fd: int) -> None:
         os.ftruncate(fd, 0)
         os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
@@ -99,6 +100,10 @@ class InstanceLock:
             return os.fstat(fd).st_ino == self._path.stat().st_ino
         except FileNotFoundError:
             return False
+
+    def fileno(self) -> int:
+        """Descriptor of a lock that is held, else -1."""
+        return self._fd
 
     def holder(self) -> str:
         """The pid written by whoever holds the lock, for a message."""

@@ -53,7 +53,9 @@ class Directory:
         """Whether control answers, so that a new session can be taken on."""
         return self._client.welcomed
 
-    def connect(self) -> None:
+    def connect(self, on_skew: Callable[[str], None] = lambda reason: None) -> None:
+        """Try for ever; `on_skew(reason)` tells of a control of another version."""
+        self._client.on_skew = on_skew
         self._client.connect()
 
     async def register(self, ufrag: bytes, session: int) -> None:

@@ -27,7 +27,6 @@ SHUTDOWN_S = 0.5
 CALLS_A_ROUND = 4  # of the event loop
 MAX_REASON_CHARS = 100
 ENDED = "ended by the operator"
-_DRAINING = TransceiverCounter.__members__.get("DRAINING")
 
 
 class Internal:
@@ -111,7 +110,7 @@ class Internal:
             "max_sessions": block.get(TransceiverCounter.MAX_SESSIONS),
             "records_written": self._records.written if self._records else 0,
             "records_dropped": self._records.dropped if self._records else 0,
-            "draining": bool(_DRAINING and block.get(_DRAINING)),
+            "draining": bool(block.get(TransceiverCounter.DRAINING)),
         }
         return web.json_response(
             described | registry.figures.snapshot(registry.live(), self._pacer)

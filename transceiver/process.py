@@ -14,11 +14,13 @@ from voicerelay import __version__
 from voicerelay.shm import logs, protocol, rundir
 from voicerelay.shm.counters import Block, TransceiverCounter
 from voicerelay.shm.lifeline import Lifeline, die_with_parent
+from voicerelay.shm.order import RETIRE, Order, parse_order
 from voicerelay.shm.region import Region, RegionMismatch
 from voicerelay.transceiver import headroom, seam, stock_seam
 from voicerelay.transceiver.affinity import pin
 from voicerelay.transceiver.agent import App, AppError, AsgiApp, Session, load_app
 from voicerelay.transceiver.directory import Directory
+from voicerelay.transceiver.drain import Drain
 from voicerelay.transceiver.internal import Internal
 from voicerelay.transceiver.mux import Mux
 from voicerelay.transceiver.realtime.backend import Backend, backend_app
@@ -62,13 +64,15 @@ class TransceiverProcess:
         self._sockets: list[socket.socket] = []
         self._mux: Mux | None = None
         self._registry: Registry | None = None
+        self._drain: Drain | None = None
+        self._order: Order | None = None
         self._directory = Directory(self._run_dir, settings.slot, self._ready, self._flow_lost)
 
     async def run(self) -> None:
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
             self._loop.add_signal_handler(number, self._signalled, number)
-        self._lifeline.watch(self._stopped.set)
-        self._directory.connect()
+        self._lifeline.watch(self._stopped.set, self._ordered)
+        self._directory.connect(self._lifeline.fail)
         welcome = await self._joined
         try:
             region = Region.attach(welcome.region, welcome.instance)
@@ -92,6 +96,9 @@ class TransceiverProcess:
             settings.max_sessions,
             pacer,
         )
+        drain = self._drain = Drain(registry, block, self._stopped.set, settings.held)
+        if self._order is not None:
+            drain.obey(self._order, time.monotonic())
         registry.cluster_key = welcome.cluster_key
         registry.start()
         if stock_seam.wanted:
@@ -101,7 +108,7 @@ class TransceiverProcess:
         siblings = Siblings(self._run_dir, settings.slot)
 
         self._look_at_host(registry)
-        self._beat(block, pacer, registry)
+        self._beat(block, pacer, registry, drain)
         self._collect(registry)
         records: CallRecords | None = None
         front: Front | None = None
@@ -180,6 +187,18 @@ class TransceiverProcess:
     def _signalled(self, number: int) -> None:
         if number == signal.SIGTERM:  # on Ctrl-C the supervisor decides
             self._stopped.set()
+        elif number == signal.SIGQUIT:
+            self._obey(Order(RETIRE, self._settings.drain_deadline_s))
+
+    def _ordered(self, data: bytes) -> None:
+        order = parse_order(data)
+        if order is not None:
+            self._obey(order)
+
+    def _obey(self, order: Order) -> None:
+        self._order = order  # for one that has not begun
+        if self._drain is not None:
+            self._drain.obey(order, time.monotonic())
 
     def _collect(self, registry: Registry) -> None:
         """A full collection when there is no call."""
@@ -196,7 +215,7 @@ class TransceiverProcess:
         self._loop.call_later(headroom.LOOK_S, self._look_at_host, registry)
 
     def _beat(
-        self, block: Block, pacer: Pacer, registry: Registry, due: float | None = None
+        self, block: Block, pacer: Pacer, registry: Registry, drain: Drain, due: float | None = None
     ) -> None:
         """The sign of life, and how well the work is done; `due`: when it was to be given."""
         now = time.monotonic()
@@ -209,8 +228,9 @@ class TransceiverProcess:
         if self._mux is not None:
             self._mux.note_overflows()
         block.own()
+        drain.look(now)
         due = now + HEARTBEAT_S
-        self._loop.call_at(due, self._beat, block, pacer, registry, due)
+        self._loop.call_at(due, self._beat, block, pacer, registry, drain, due)
 
     def _ready(self, welcome: protocol.Welcome, sockets: list[socket.socket]) -> None:
         if self._mux is not None:

@@ -91,6 +91,7 @@ class Registry:
         self.slot = slot
         self.cluster_key = b""
         self.candidates = candidates
+        self.draining = False
         self._agent = agent
         self._mux = mux
         self._directory = directory
@@ -107,8 +108,8 @@ class Registry:
 
     @property
     def full(self) -> bool:
-        """Whether a new call would be one too many, by their number or by what they suffer."""
-        return len(self._by_id) >= self._max_sessions or self.overloaded
+        """Whether a new call would be one too many, by their number, by what they suffer, or in a drain."""
+        return self.draining or len(self._by_id) >= self._max_sessions or self.overloaded
 
     @property
     def overloaded(self) -> bool:
@@ -201,11 +202,16 @@ class Registry:
         """Begin to sweep."""
         asyncio.get_running_loop().call_later(SWEEP_S, self._sweep)
 
-    async def close_all(self, reason: str) -> None:
-        """End every session and wait a moment for the goodbyes."""
+    def end_all(self, reason: str) -> list[Member]:
+        """End every session; the goodbyes follow in the background."""
         sessions = list(self._by_id.values())
         for session in sessions:
             session.end(reason)
+        return sessions
+
+    async def close_all(self, reason: str) -> None:
+        """End every session and wait a moment for the goodbyes."""
+        sessions = self.end_all(reason)
         if sessions:
             await asyncio.wait(
                 [asyncio.ensure_future(session.ended.wait()) for session in sessions],

@@ -17,7 +17,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent.parent
 sys.path[0] = str(ROOT)
 
-from bench.faults import kills, limits, network
+from bench.faults import kills, limits, network, rolls
 from bench.faults.network import Run
 from bench.faults.verdict import Check, worst
 from tests.support.impair import Impairment
@@ -47,6 +47,11 @@ FAULTS = [
     Fault("kill-control", "kill -9 control", kills.control(signal.SIGKILL)),
     Fault("stop-control", "SIGSTOP control", kills.control(signal.SIGSTOP)),
     Fault("kill-all", "kill -9 everything, start again", kills.everything),
+    Fault("relay-roll", "relays replaced one by one", rolls.relays),
+    Fault("reload", "reload with changed agent code, after a broken one", rolls.new_code),
+    Fault("upgrade", "upgrade of the whole installation", rolls.upgrade),
+    Fault("drain", f"drain with a deadline of {rolls.DEADLINE_S} s", rolls.deadline),
+    Fault("skew", "upgrade with another ABI", rolls.skew, (), PORTABLE),
     Fault(
         "full-queue", "a transceiver reads nothing, 20,000 packets/s come for it", limits.full_queue
     ),

@@ -19,7 +19,7 @@ from bench.faults.world import PATIENCE_S, World, processes, talking
 from tests.support.client import Call, CallRefused
 from tests.support.lean import Caller, LeanCall
 from tests.support.server import Server
-from voicerelay.cli.supervisor import CONTROL_HUNG_LOOKS, CONTROL_LOOK_S
+from voicerelay.cli.fleet import CONTROL_HUNG_LOOKS, CONTROL_LOOK_S
 from voicerelay.shm import rundir
 
 HUNG_MS = CONTROL_LOOK_S * CONTROL_HUNG_LOOKS * 1000

@@ -11,6 +11,7 @@ from voicerelay.shm.counters import Counters, TransceiverCounter
 from voicerelay.shm.rundir import http_socket
 
 PROXY_TIMEOUT_S = 3.0
+DRAINING = TransceiverCounter.DRAINING
 LIVELY_S = 0.5  # a heartbeat older than this: do not hand it a call
 # Of one connection (RFC 9110 §7.6.1), or of a body as it was sent; the agent sees all the others.
 _NOT_PASSED_ON = {
@@ -39,7 +40,8 @@ class Siblings:
         for slot, block in counters.transceivers():
             sessions = block.get(TransceiverCounter.SESSIONS)
             room = min(below, block.get(TransceiverCounter.MAX_SESSIONS))
-            if block.get(TransceiverCounter.OVERLOADED) or block.heartbeat_ns <= oldest_beat:
+            closed = block.get(TransceiverCounter.OVERLOADED) or block.get(DRAINING)
+            if closed or block.heartbeat_ns <= oldest_beat:
                 continue
             if slot != self._slot and sessions < room:
                 loads.append((sessions, slot))

@@ -3,13 +3,15 @@
 import asyncio
 import os
 import signal
+import socket
+import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
 
 from voicerelay.cli import child as module
-from voicerelay.cli.child import FIRST_BACKOFF_S, LAST_BACKOFF_S, Child
+from voicerelay.cli.child import FIRST_BACKOFF_S, LAST_BACKOFF_S, Child, Kept
 
 PATIENCE_S = 20.0
 
@@ -24,6 +26,10 @@ if what == "ready":
 elif what == "fail":
     lifeline.fail("the reason")
     sys.exit(2)
+elif what == "obey":
+    lifeline.ready()
+    order = lifeline._socket.recv(64)
+    sys.exit(int(order.split()[1]))
 else:
     sys.exit(3)
 signal.pause()
@@ -52,6 +58,16 @@ class World:
             while len(self.codes) < times:
                 self.changed.clear()
                 await self.changed.wait()
+
+
+def orphan(what: str) -> Kept:
+    """A child that no `Child` has started."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    theirs.set_inheritable(True)
+    command = [sys.executable, "-P", "-m", "vrtest_child", f"{what} {theirs.fileno()}"]
+    pid = os.posix_spawn(sys.executable, command, os.environ)
+    theirs.close()
+    return Kept("it", pid, ours.detach(), ready=True, stopping=False)
 
 
 Scenario = Callable[[World], Awaitable[None]]
@@ -183,3 +199,77 @@ def test_restarts_slow_down_to_a_limit_and_are_quick_after_a_steady_life(
     run("die", scenario)
 
     assert FIRST_BACKOFF_S < LAST_BACKOFF_S
+
+
+def test_a_child_that_is_replaced_has_a_successor_at_once_and_nobody_is_told_of_its_end(
+    run: Run,
+) -> None:
+    async def scenario(world: World) -> None:
+        # given a child that is ready
+        world.child.start()
+        await world.report()
+        first = world.child.pid
+
+        world.child.replace()
+
+        assert await world.report() == ""
+        assert world.child.pid != first
+        assert world.codes == []
+
+    run("ready", scenario)
+
+
+def test_a_successor_that_fails_says_why(run: Run) -> None:
+    async def scenario(world: World) -> None:
+        world.child.start()
+        await world.report()
+        world.what = "fail"
+
+        world.child.replace()
+
+        assert await world.report() == "the reason"
+
+    run("ready", scenario)
+
+
+def test_a_child_that_retires_gets_its_order_and_is_not_started_again(run: Run) -> None:
+    async def scenario(world: World) -> None:
+        world.child.start()
+        await world.report()
+        pid = world.child.pid
+
+        world.child.retire(b"end 7")
+        await world.until_ended(1)
+
+        assert world.codes == [7]
+        assert world.child.stopping
+        await asyncio.sleep(3 * FIRST_BACKOFF_S)
+        assert world.child.pid == pid
+
+    run("obey", scenario)
+
+
+def test_a_child_that_is_gone_retires_without_an_order(run: Run) -> None:
+    async def scenario(world: World) -> None:
+        world.child.retire(b"end 7")
+
+        assert world.child.exited.is_set()
+        assert not world.child.running
+
+    run("ready", scenario)
+
+
+def test_another_supervisor_goes_on_with_a_child(run: Run) -> None:
+    async def scenario(world: World) -> None:
+        # given what is kept of a child by exec: its pid and a descriptor
+        kept = orphan("obey")
+
+        world.child.take_over(kept)
+
+        assert await world.report() == ""
+        assert world.child.keep() == kept
+        world.child.retire(b"end 7")
+        await world.until_ended(1)
+        assert world.codes == [7]
+
+    run("obey", scenario)

@@ -32,7 +32,7 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> list[Config]:
     found: list[Config] = []
 
     class Recorder:
-        def __init__(self, config: Config) -> None:
+        def __init__(self, config: Config, *_: object) -> None:
             found.append(config)
 
         def prepare(self) -> NoReturn:

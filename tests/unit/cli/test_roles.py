@@ -1,16 +1,16 @@
 """Each process is told what the configuration says, whoever starts it."""
 
-from dataclasses import asdict
+import os
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
+from voicerelay.cli import told
+from voicerelay.cli.admin.settings import AdminSettings
 from voicerelay.cli.config import Config
+from voicerelay.cli.place import Place
 from voicerelay.cli.roles import description, relay_settings, transceiver_settings
-from voicerelay.cli.supervisor import Supervisor
 from voicerelay.relay.process import RelaySettings
 from voicerelay.transceiver.settings import TransceiverSettings
-
-BY_THE_SUPERVISOR = ("lifeline", "parent")
 
 
 def config(run_dir: Path) -> Config:
@@ -35,27 +35,33 @@ def config(run_dir: Path) -> Config:
     )
 
 
-def own(settings: RelaySettings | TransceiverSettings) -> dict[str, Any]:
-    """Without what only a supervisor can say."""
-    return {k: v for k, v in asdict(settings).items() if k not in BY_THE_SUPERVISOR}
-
-
 def test_a_service_is_told_what_a_supervisors_child_is(tmp_path: Path) -> None:
     chosen = config(tmp_path)
-    supervisor = Supervisor(chosen)
-    supervisor.candidates = [("127.0.0.1", 4000)]
+    place = Place(chosen)
+    place.candidates = [("127.0.0.1", 4000)]
+    pid = os.getpid()
 
-    relay = RelaySettings.from_json(supervisor._relay_settings(2)(7))
-    transceiver = TransceiverSettings.from_json(supervisor._transceiver_settings(3)(7))
+    relay = RelaySettings.from_json(told.relay(chosen, 2, 7))
+    transceiver = TransceiverSettings.from_json(told.transceiver(chosen, place, 3, True, 7))
 
-    assert own(relay_settings(chosen, 2)) == own(relay)
-    assert own(transceiver_settings(chosen, 3, supervisor.candidates)) == own(transceiver)
+    assert relay == replace(relay_settings(chosen, 2), lifeline=7, parent=pid)
+    service = transceiver_settings(chosen, 3, place.candidates)
+    assert transceiver == replace(service, held=True, lifeline=7, parent=pid)
+
+
+def test_the_admin_process_is_told_where_to_look_and_to_answer(tmp_path: Path) -> None:
+    chosen = replace(config(tmp_path), admin="[::1]:9090")
+
+    found = AdminSettings.from_json(told.admin(chosen, 8))
+
+    assert (found.run_dir, found.host, found.port) == (str(tmp_path), "::1", 9090)
+    assert (found.lifeline, found.parent) == (8, os.getpid())
 
 
 def test_status_is_told_what_runs(tmp_path: Path) -> None:
-    told = description(config(tmp_path), ["127.0.0.1"], 4711, plane="portable")
+    described = description(config(tmp_path), ["127.0.0.1"], 4711, plane="portable")
 
-    assert (told["pid"], told["port"], told["http"], told["plane"]) == (
+    assert (described["pid"], described["port"], described["http"], described["plane"]) == (
         4711,
         4000,
         "127.0.0.1:8081",

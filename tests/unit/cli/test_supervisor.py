@@ -3,58 +3,22 @@
 import json
 import logging
 import os
-import shutil
+import signal
 import socket
 import stat
-import tempfile
-from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
 from tests.system.conftest import steering_unavailable
 from voicerelay.cli import network
-from voicerelay.cli.admin.settings import AdminSettings
+from voicerelay.cli.commands import Asker, Command
 from voicerelay.cli.config import Config
 from voicerelay.cli.errors import UserError
 from voicerelay.cli.supervisor import Supervisor
-from voicerelay.control.process import ControlSettings
 from voicerelay.relay import steering
-from voicerelay.relay.process import RelaySettings
 from voicerelay.shm import rundir
 from voicerelay.shm.region import MIN_CAPACITY, Region, Sizes, remove_segments
-from voicerelay.transceiver.settings import TransceiverSettings
-
-
-def free_port(kind: socket.SocketKind) -> int:
-    with socket.socket(socket.AF_INET, kind) as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
-
-
-@pytest.fixture
-def config(monkeypatch: pytest.MonkeyPatch) -> Iterator[Config]:
-    monkeypatch.setattr(network, "PORT_WAIT_S", 0.0)
-    base = Path(tempfile.mkdtemp(prefix="vrtest-"))
-    run_dir = base / "voicerelay" / "run"
-    yield Config(
-        app="mine:app",
-        port=free_port(socket.SOCK_DGRAM),
-        listen=("127.0.0.1", "::1"),
-        public_ip=("192.0.2.1",),
-        http_host="127.0.0.1",
-        http_port=free_port(socket.SOCK_STREAM),
-        relays=2,
-        transceivers=3,
-        max_sessions=7,
-        capacity=MIN_CAPACITY,
-        run_dir=run_dir,
-        log_level="warning",
-        steering="off",
-    )
-    remove_segments(rundir.region_name(run_dir))
-    shutil.rmtree(base)
 
 
 def test_a_prepared_instance_has_its_place_and_its_sockets(config: Config) -> None:
@@ -120,26 +84,6 @@ def test_an_instance_that_cannot_have_its_port_leaves_nothing(config: Config) ->
 
     assert not config.run_dir.exists()
     assert set(os.listdir("/proc/self/fd")) <= before
-
-
-def test_settings_reach_each_process_as_they_are_meant(config: Config) -> None:
-    # given a prepared instance
-    supervisor = Supervisor(config)
-    supervisor.prepare()
-
-    control = ControlSettings.from_json(supervisor._control_settings(5))
-    relay = RelaySettings.from_json(supervisor._relay_settings(1)(6))
-    transceiver = TransceiverSettings.from_json(supervisor._transceiver_settings(2)(7))
-
-    ports = [os.fstat(fd).st_mode for group in control.sockets for fd in group]
-    assert len(ports) == config.relays * len(config.listen)
-    assert all(map(stat.S_ISSOCK, ports))
-    assert (control.capacity, control.lifeline) == (MIN_CAPACITY, 5)
-    assert (relay.index, relay.lifeline, relay.parent) == (1, 6, os.getpid())
-    assert (transceiver.slot, transceiver.app, transceiver.max_sessions) == (2, "mine:app", 7)
-    assert [tuple(pair) for pair in transceiver.candidates] == supervisor.candidates
-    assert {control.run_dir, relay.run_dir, transceiver.run_dir} == {str(config.run_dir)}
-    supervisor.release()
 
 
 def test_receive_buffers_below_what_is_asked_are_said_once_and_shown(
@@ -208,10 +152,73 @@ def test_a_steered_instance_without_pins_says_why_and_leaves_nothing(
     assert set(os.listdir("/proc/self/fd")) <= before
 
 
-def test_the_admin_process_is_told_where_to_look_and_to_answer(config: Config) -> None:
-    supervisor = Supervisor(replace(config, admin="[::1]:9090"))
+class Desk:
+    """Notes what it is given."""
 
-    told = AdminSettings.from_json(supervisor._admin_settings(8))
+    def __init__(self) -> None:
+        self.given: list[Command] = []
 
-    assert (told.run_dir, told.host, told.port) == (str(config.run_dir), "::1", 9090)
-    assert (told.lifeline, told.parent) == (8, os.getpid())
+    def give(self, command: Command, asker: Asker) -> None:
+        assert asker.fileno() == -1
+        self.given.append(command)
+
+
+def signalled(
+    config: Config, *numbers: signal.Signals, ready: bool = True, stopping: bool = False
+) -> tuple[list[Command], bool]:
+    """What signals make a supervisor do, and whether it stops at once."""
+    supervisor = Supervisor(config)
+    desk = Desk()
+    supervisor._has_terminal = False
+    supervisor._draining_to_stop = stopping
+    if ready:
+        supervisor._desk = desk  # type: ignore[assignment]
+    for number in numbers:
+        supervisor._signalled(number)
+    return desk.given, supervisor._stop.is_set()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("ready", [True, False])
+def test_int_and_term_stop_at_once(config: Config, number: signal.Signals, ready: bool) -> None:
+    assert signalled(config, number, ready=ready) == ([], True)
+
+
+def test_hup_quit_and_usr2_do_what_nginx_users_expect(config: Config) -> None:
+    given, stopped = signalled(config, signal.SIGHUP, signal.SIGUSR2, signal.SIGQUIT)
+
+    assert given == [Command("reload"), Command("upgrade"), Command("stop", drain=True)]
+    assert not stopped
+
+
+def test_a_second_quit_hastens(config: Config) -> None:
+    assert signalled(config, signal.SIGQUIT, stopping=True) == ([], True)
+
+
+def test_before_it_is_ready_there_is_nothing_to_reload(config: Config) -> None:
+    assert signalled(config, signal.SIGHUP, signal.SIGUSR2, ready=False) == ([], False)
+    assert signalled(config, signal.SIGQUIT, ready=False) == ([], True)
+
+
+def test_who_loses_its_terminal_stops(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    supervisor = Supervisor(config)
+    supervisor._has_terminal = True
+    monkeypatch.setattr(os, "isatty", lambda fd: False)
+
+    supervisor._signalled(signal.SIGHUP)
+
+    assert supervisor._stop.is_set()
+
+
+def test_one_roll_at_a_time(config: Config) -> None:
+    supervisor = Supervisor(config)
+
+    with (
+        supervisor._alone("reload"),
+        pytest.raises(UserError, match="a reload is under way"),
+        supervisor._alone("upgrade"),
+    ):
+        pass
+
+    with supervisor._alone("upgrade"):
+        pass

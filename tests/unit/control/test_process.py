@@ -19,7 +19,7 @@ from pathlib import Path
 
 import pytest
 
-from voicerelay.cli.supervisor import CONTROL_HUNG_LOOKS, CONTROL_LOOK_S
+from voicerelay.cli.fleet import CONTROL_HUNG_LOOKS, CONTROL_LOOK_S
 from voicerelay.control.process import (
     ControlSettings,
     clean_up_after_supervisor,

@@ -230,6 +230,18 @@ def test_a_successor_does_not_inherit_records(world: World) -> None:
     assert world.routes() == {}
 
 
+def test_the_blocks_of_who_went_while_there_was_no_control_are_freed(world: World) -> None:
+    # given two transceivers, of which one has gone before the next control looks
+    for slot in (0, 1):
+        world.region.counters.transceiver(slot).claim()
+    world.restart()
+    world.join(0, again=True)
+
+    world.state.tick(REPLAY_GRACE_S + 0.1)
+
+    assert [slot for slot, _ in world.region.counters.transceivers()] == [0]
+
+
 def test_a_restarted_control_keeps_what_is_replayed_and_drops_the_rest(world: World) -> None:
     # given records of two transceivers, of which one comes back and has ended a call meanwhile
     for slot in (0, 1):

@@ -172,6 +172,49 @@ def test_a_refusal_is_kept_and_tried_again(tmp_path: Path) -> None:
     run(scenario())
 
 
+@pytest.mark.parametrize(
+    ("reason", "told"), [(protocol.SKEW + "ABI", [protocol.SKEW + "ABI"]), ("later", [])]
+)
+def test_skew_is_told_and_what_may_pass_is_not(
+    tmp_path: Path, reason: str, told: list[str]
+) -> None:
+    async def scenario() -> None:
+        control, child = Control(tmp_path), Child(tmp_path)
+        heard: list[str] = []
+        child.client.on_skew = heard.append
+        child.client.connect()
+        await until(lambda: control.messages)
+
+        control.channels[0].send(protocol.Refused(reason))
+        await until(lambda: child.client.refusal)
+
+        assert heard == told
+        child.client.close()
+        control.stop(tmp_path)
+
+    run(scenario())
+
+
+def test_who_leaves_control_does_not_come_back(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        # given a child that is welcome
+        control, child = Control(tmp_path), Child(tmp_path)
+        child.client.connect()
+        await until(lambda: control.messages)
+        control.channels[0].send(WELCOME)
+        await until(lambda: child.welcomes)
+
+        child.client.close()
+        await until(lambda: control.channels[0].closed)
+        await asyncio.sleep(3 * FIRST_RETRY_S)
+
+        assert len(control.messages) == 1
+        assert child.lost == 0  # nothing was lost that it did not give up
+        control.stop(tmp_path)
+
+    run(scenario())
+
+
 def test_what_comes_before_the_welcome_is_not_handed_on(tmp_path: Path) -> None:
     async def scenario() -> None:
         control, child = Control(tmp_path), Child(tmp_path)

@@ -34,7 +34,7 @@ os.kill(os.getpid(), signal.SIGSTOP)
 
 def pair() -> tuple[socket.socket, Lifeline]:
     """The supervisor's end, and a child's lifeline."""
-    ours, theirs = socket.socketpair()
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     ours.settimeout(PATIENCE_S)
     return ours, Lifeline(theirs.detach())
 
@@ -122,6 +122,25 @@ def test_the_end_of_the_supervisor_is_told_once() -> None:
         return len(told)
 
     assert asyncio.run(scenario()) == 1
+
+
+def test_orders_are_heard_one_by_one_and_the_end_after_them() -> None:
+    async def scenario() -> list[bytes]:
+        # given a child that watches its lifeline, and two orders that wait there
+        ours, lifeline = pair()
+        told: list[bytes] = []
+        over = asyncio.Event()
+        ours.send(b"drain 10")
+        ours.send(b"open 0")
+
+        lifeline.watch(over.set, told.append)
+        ours.close()
+        async with asyncio.timeout(PATIENCE_S):
+            await over.wait()
+        gone(lifeline)
+        return told
+
+    assert asyncio.run(scenario()) == [b"drain 10", b"open 0"]
 
 
 def test_without_a_supervisor_nothing_happens() -> None:

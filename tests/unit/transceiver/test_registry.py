@@ -88,6 +88,25 @@ def test_what_is_no_id_has_no_slot(text: str) -> None:
 # ---- making --------------------------------------------------------------------------------------
 
 
+def test_in_a_drain_no_session_begins_and_the_running_ones_go_on() -> None:
+    async def run() -> None:
+        async with host() as here:
+            made = registry(here)
+            session = await create(here, made)
+            made.draining = True
+
+            with pytest.raises(ServerFull):
+                await create(here, made)
+
+            assert made.full
+            assert made.get(session.id) is session
+            assert len(made.end_all("drained")) == 1
+            await session.ended.wait()
+            assert session.end_reason == "drained"
+
+    asyncio.run(run())
+
+
 def test_a_session_is_found_by_its_id_until_it_has_ended() -> None:
     async def run() -> None:
         async with host() as here:

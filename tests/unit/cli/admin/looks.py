@@ -71,7 +71,7 @@ def look(
     """Pids of relays and transceivers, each in its place."""
     made = [process(RelayCounter, pid, index=i) for i, pid in enumerate(relays)]
     owners = [
-        process(TransceiverCounter, pid, slot=i, max_sessions=9)
+        process(TransceiverCounter, pid, slot=i, max_sessions=9, draining=0)
         for i, pid in enumerate(transceivers)
     ]
     described: dict[str, Any] = {

@@ -58,6 +58,13 @@ def test_a_sibling_whose_heart_stands_still_gets_no_call() -> None:
     assert found(counters_with((2, 0, 10), age_s=LIVELY_S * 2)) == []
 
 
+def test_a_sibling_that_drains_gets_no_call() -> None:
+    counters = counters_with((2, 0, 10), (3, 1, 10))
+    counters.transceiver(2).set(TransceiverCounter.DRAINING, 1)
+
+    assert found(counters) == [3]
+
+
 def test_a_slot_that_nobody_holds_gets_no_call() -> None:
     counters = counters_with((2, 0, 10))
     counters.transceiver(2).clear()
