@@ -29,6 +29,7 @@ LOUD = 1000  # of 32767
 WINDOW = RATE // 2  # samples
 FEW = 5  # frames under way when somebody is interrupted
 SEED = 11
+MOST_CALLS = 12
 
 
 @pytest.fixture(scope="module")
@@ -123,9 +124,10 @@ def test_text_bytes_and_the_request_reach_the_agent_at_whatever_transceiver(
     running: Server,
 ) -> None:
     async def scenario() -> None:
-        owners = set()
+        owners: list[int] = []
         async with AsyncExitStack() as stack:
-            for _ in range(3):  # so many are not all taken by one
+            while len(set(owners)) < 2:  # three calls, unless one has its hands full for a while
+                assert len(owners) < MOST_CALLS
                 call = await stack.enter_async_context(calling(running, "request"))
                 assert await call.ask(b"\x00\x01\x02") == b"\x02\x01\x00"
                 told = json.loads(await call.ask("who am I?"))
@@ -134,8 +136,7 @@ def test_text_bytes_and_the_request_reach_the_agent_at_whatever_transceiver(
                     "query": {"do": "request", "who": "me"},
                     "tenant": "7",
                 }
-                owners.add(await owner(call))
-        assert len(owners) == 2
+                owners.append(await owner(call))
 
     run(scenario)
 
