@@ -36,7 +36,7 @@ STATUS_TIMEOUT_S = 10
 REST_TIMEOUT_S = 30  # the page gives up on ICE after 10 s, a browser by itself after 15 to 30
 MAX_GAP_MS = 300
 MAX_CONCEALED_MS = 300  # in sum, so no single hole was longer either
-MAX_EDGE_DELAY_MS = 500
+MAX_EDGE_DELAY_MS = 1500
 CHROMIUM_HZ = 800
 FIREFOX_HZ = 600  # another tone, so that crossed calls would be heard
 

@@ -232,7 +232,7 @@ def behind_nat(clients: int = 1) -> Iterator[NatNetwork]:
 def serving(
     host: Namespace, *, listen: Sequence[str] = (), http: str = "", extra: Sequence[str] = ()
 ) -> Iterator[Server]:
-    """A ready server on a host: UDP_PORT of `listen`, HTTP_PORT of `http` or of the first of them."""
+    """A ready server with one transceiver: UDP_PORT of `listen`, HTTP_PORT of `http` or of the first of them."""
     web = http or listen[0]
     place = f"[{web}]:{HTTP_PORT}" if ":" in web else f"{web}:{HTTP_PORT}"
     # All ports of a new host are free; of options given twice the last one counts.
@@ -241,7 +241,7 @@ def serving(
         options += ["--listen", address]
     with contextlib.ExitStack() as stack:
         with host.entered():
-            running = stack.enter_context(server(listen=(), extra=options))
+            running = stack.enter_context(server(listen=(), transceivers=1, extra=options))
         running.port, running.http_url = UDP_PORT, f"http://{place}"
         yield running
 

@@ -15,6 +15,7 @@ import pytest
 from tests.support.callers import callers, heard_all, still_there, talk_all
 from tests.support.client import Call
 from tests.support.server import Server, server
+from voicerelay.cli.place import SLOTS_PER_TRANSCEIVER
 from voicerelay.cli.status import read_status
 from voicerelay.shm import stun
 
@@ -56,7 +57,7 @@ def test_fifty_calls_need_no_socket_more_than_the_processes_have(
     running: Server, plane: str
 ) -> None:
     async def scenario() -> None:
-        steered = TRANSCEIVERS if plane == "steering" else 0
+        steered = SLOTS_PER_TRANSCEIVER * TRANSCEIVERS if plane == "steering" else 0
         assert read_status(running.run_dir)["sockets"] == RELAYS + steered
         async with callers(running.http_url, MANY) as (calls, _):
             assert len(udp_sockets(running)) == read_status(running.run_dir)["sockets"]

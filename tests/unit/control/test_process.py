@@ -279,7 +279,7 @@ def test_a_control_that_takes_over_large_tables_does_not_look_hung(run_dir: Path
     # given tables for a million calls, with many in them
     region = open_region(run_dir, INSTANCE, MAX_CAPACITY)
     table = region.route_writer()
-    for _ in range(600_000):
+    for _ in range(150_000):
         table.put(secrets.token_bytes(20), ENTRY)
     block = region.counters.control()
 
