@@ -114,11 +114,13 @@ def look(started: Started, crowd: Callers, calls: int, seconds: float) -> Point:
 
 def progress(contender: Contender) -> Callable[[Point], None]:
     def shown(point: Point) -> None:
-        verdict = "held" if point.held else "; ".join(point.why_not)
+        heard = point.heard
         print(
-            f"{contender.key:<9} {point.calls:>5} calls  {point.cost_us:7.0f} µs/call-s  "
-            f"busy {point.busy:.2f}, late {point.late_p99_ms:.1f} ms  callers {point.heard.cpu:.2f}, late {point.heard.lag_p99_ms:.1f} ms  "
-            f"{verdict}",
+            f"{contender.key:<9} {point.calls:>5} calls  {point.cost_us:7.0f} µs/call-s",
+            f"busy {point.busy:.2f}, late {point.late_p99_ms:.1f} ms",
+            f"callers {heard.cpu:.2f}, late {heard.lag_p99_ms:.1f} ms",
+            "held" if point.held else "; ".join(point.why_not),
+            sep="  ",
             file=sys.stderr,
             flush=True,
         )

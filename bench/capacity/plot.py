@@ -24,7 +24,7 @@ def draw(content: dict[str, Any], path: Path) -> str:
     figure.text(
         0.01,
         0.01,
-        "Agents and callers speak all the time, Opus; 50 frames/s each way at every call, p99 late by at most 5 ms;"
+        "Agents and callers speak all the time; 50 frames/s each way at every call, p99 late by at most 5 ms;"
         f" servers on {len(cores['server'])} core(s), callers on {len(cores['callers'])}; Linux {about['kernel']}",
         fontsize=7,
         color="#555555",

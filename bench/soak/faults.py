@@ -1,0 +1,103 @@
+"""What goes wrong and when: from the seed alone; and how it is done to a running instance."""
+
+import asyncio
+import contextlib
+import os
+import random
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from bench.soak.books import Key
+from voicerelay.cli.status import read_status
+from voicerelay.shm import rundir
+from voicerelay.shm.counters import RelayCounter, TransceiverCounter
+from voicerelay.shm.region import Region
+
+QUIET_S = 30.0  # at the beginning and at the end
+LOOK_S, LOOKS = 0.001, 100  # until a signal has had its effect
+DEAD = "ZXT"  # states of /proc/PID/stat, T: stopped
+
+KINDS = ("kill relay", "stop relay", "kill control")
+WITH_TRANSCEIVERS = (*KINDS, "kill transceiver")
+_SIGNALS = {"kill": signal.SIGKILL, "stop": signal.SIGSTOP}
+
+
+class Fault(NamedTuple):
+    at_s: float
+    kind: str
+    index: int
+
+
+def plan_faults(
+    seed: int, duration_s: float, every_s: float, kinds: tuple[str, ...], processes: int
+) -> list[Fault]:
+    """About one each `every_s`, never closer than half of that; `processes` of each role may be hit."""
+    chance = random.Random(f"{seed} faults")
+    quiet_s = min(QUIET_S, duration_s / 4)
+    planned = []
+    at_s = quiet_s + every_s * chance.uniform(0, 0.5)
+    while at_s < duration_s - quiet_s:
+        kind = chance.choice(kinds)
+        planned.append(Fault(at_s, kind, 0 if "control" in kind else chance.randrange(processes)))
+        at_s += every_s * chance.uniform(0.5, 1.5)
+    return planned
+
+
+class Done(NamedTuple):
+    """doomed: calls that may end by it. figures: the counters as the process left them."""
+
+    key: Key
+    doomed: int
+    figures: dict[str, Any] | None
+
+
+async def do(fault: Fault, run_dir: Path) -> Done | None:
+    """Do it, and read what the process has counted before its successor begins anew; None: nobody there."""
+    verb, role = fault.kind.split()
+    status = read_status(run_dir)
+    found = {
+        "relay": {one["index"]: one for one in status["relays"]},
+        "transceiver": {one["slot"]: one for one in status["transceivers"]},
+        "control": {0: status["control"]} if status["control"] else {},
+    }[role].get(fault.index)
+    if found is None:
+        return None
+    key = Key(role, fault.index, found["pid"])
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(key.pid, _SIGNALS[verb])
+    for _ in range(LOOKS):
+        if not _runs(key.pid):
+            break
+        await asyncio.sleep(LOOK_S)
+    return Done(key, found.get("sessions", 0), left_behind(run_dir, key))
+
+
+def left_behind(run_dir: Path, key: Key) -> dict[str, Any] | None:
+    """The block of a dead or stopped process; None for control's, which is no part of the balance."""
+    if key.role == "control":
+        return None
+    names = RelayCounter if key.role == "relay" else TransceiverCounter
+    with _counters(run_dir) as counters:
+        block = (counters.relay if key.role == "relay" else counters.transceiver)(key.index)
+        values = {name.name: block.get(name) for name in names}
+        if block.pid not in (0, key.pid):
+            return None  # the successor was quicker
+        del block
+    drops = {n.removeprefix("DROPPED_").lower(): v for n, v in values.items() if "DROPPED_" in n}
+    return {n.lower(): v for n, v in values.items() if "DROPPED_" not in n} | {"dropped": drops}
+
+
+@contextlib.contextmanager
+def _counters(run_dir: Path) -> Iterator[Any]:
+    region = Region.attach(rundir.region_name(run_dir))
+    yield region.counters
+    del region
+
+
+def _runs(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in DEAD
+    except OSError:
+        return False
