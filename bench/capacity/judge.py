@@ -57,11 +57,6 @@ class Point:
     def held(self) -> bool:
         return not self.why_not
 
-    @property
-    def callers_failed(self) -> bool:
-        """The callers were late themselves, so the number says nothing about the server."""
-        return self.heard.lag_p99_ms > MAX_CALLERS_LATE_MS
-
 
 def objections(calls: int, late_p99_ms: float, heard: Heard) -> list[str]:
     """Why this is not `calls` calls on schedule; empty when it is."""

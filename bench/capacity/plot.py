@@ -57,6 +57,7 @@ def _draw_costs(axis: Any, content: dict[str, Any]) -> None:
         if held:
             calls, costs = zip(*held, strict=True)
             axis.plot(calls, costs, "o-", color=_COLORS[key], label=one["title"], markersize=4)
+        if held and not all(p["held"] for p in one["points"]):
             axis.annotate(" limit", (calls[-1], costs[-1]), fontsize=8, color=_COLORS[key])
     axis.set_ylim(bottom=0)
     axis.set_xlabel("calls at once", fontsize=9)

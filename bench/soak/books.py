@@ -9,7 +9,7 @@ class Key(NamedTuple):
     """One life of a process; a successor has another pid, and begins its counters anew."""
 
     role: str
-    index: int
+    number: int  # of the relay, or the transceiver's slot
     pid: int
 
 
@@ -54,7 +54,7 @@ class Books:
 
 
 def processes(status: Mapping[str, Any]) -> list[tuple[str, int, Mapping[str, Any]]]:
-    """(role, index, figures) of those that have a block of counters."""
+    """(role, number, figures) of those that have a block of counters."""
     found = [("relay", one["index"], one) for one in status["relays"]]
     found += [("transceiver", one["slot"], one) for one in status["transceivers"]]
     return found + ([("control", 0, status["control"])] if status["control"] else [])

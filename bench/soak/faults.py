@@ -27,7 +27,7 @@ _SIGNALS = {"kill": signal.SIGKILL, "stop": signal.SIGSTOP}
 class Fault(NamedTuple):
     at_s: float
     kind: str
-    index: int
+    number: int
 
 
 def plan_faults(
@@ -61,10 +61,10 @@ async def do(fault: Fault, run_dir: Path) -> Done | None:
         "relay": {one["index"]: one for one in status["relays"]},
         "transceiver": {one["slot"]: one for one in status["transceivers"]},
         "control": {0: status["control"]} if status["control"] else {},
-    }[role].get(fault.index)
+    }[role].get(fault.number)
     if found is None:
         return None
-    key = Key(role, fault.index, found["pid"])
+    key = Key(role, fault.number, found["pid"])
     with contextlib.suppress(ProcessLookupError):
         os.kill(key.pid, _SIGNALS[verb])
     for _ in range(LOOKS):
@@ -80,7 +80,7 @@ def left_behind(run_dir: Path, key: Key) -> dict[str, Any] | None:
         return None
     names = RelayCounter if key.role == "relay" else TransceiverCounter
     with _counters(run_dir) as counters:
-        block = (counters.relay if key.role == "relay" else counters.transceiver)(key.index)
+        block = (counters.relay if key.role == "relay" else counters.transceiver)(key.number)
         values = {name.name: block.get(name) for name in names}
         if block.pid not in (0, key.pid):
             return None  # the successor was quicker

@@ -123,7 +123,7 @@ async def _hit(seen: Seen, planned: list[Fault]) -> None:
         done = await faults.do(fault, run_dir)
         if done is None:
             continue
-        seen.done.append((round(seen.now(), 2), fault.kind, fault.index))
+        seen.done.append((round(seen.now(), 2), fault.kind, fault.number))
         seen.doomed += done.doomed
         if done.figures is not None:
             seen.watch.books.note(seen.now(), done.key, done.figures)
@@ -134,7 +134,7 @@ async def _hit(seen: Seen, planned: list[Fault]) -> None:
 def close(seen: Seen) -> dict[str, object]:
     """The last status; also who was hit and is not back."""
     status = read_status(seen.watch.run_dir)
-    here = {(key.role, key.index) for key in keys(status)}
+    here = {(key.role, key.number) for key in keys(status)}
     hit = {(kind.split()[1], index) for _, kind, index in seen.done}
     seen.not_replaced = [f"{role} {index}" for role, index in sorted(hit - here)]
     return status
