@@ -14,6 +14,7 @@ from bench.capacity.judge import Heard, Point, objections
 from bench.capacity.search import Search
 from bench.voice.contenders import child
 from bench.voice.watch import pin
+from tests.support.server import ServerError
 
 SETTLE_S = 2.0
 LOOKS_AT_A_FAILURE = 2  # a stall of the machine is no limit
@@ -51,7 +52,10 @@ class Callers:
         found = []
         for process in self._processes:
             assert process.stdout is not None
-            found.append(json.loads(process.stdout.readline() or '{"died": 1}'))
+            line = process.stdout.readline()
+            if not line:
+                raise ServerError("the callers died")
+            found.append(json.loads(line))
         return found
 
 
@@ -72,7 +76,7 @@ def find_limit(
 ) -> list[Point]:
     """Every number tried. After a failure server and callers begin anew: an overload leaves traces.
 
-    Raises ServerError when the contender cannot run here.
+    Raises ServerError when the contender cannot run here, or the callers die.
     """
     points: list[Point] = []
     until = time.monotonic() + terms.limit_s

@@ -16,7 +16,7 @@ sys.path[0] = str(ROOT)
 
 from bench.soak import report
 from bench.soak.books import balance
-from bench.soak.faults import KINDS, WITH_TRANSCEIVERS, plan_faults
+from bench.soak.plan import KINDS, WITH_TRANSCEIVERS, plan_faults
 from bench.soak.run import Terms, close, soak
 from bench.soak.watch import keys
 from tests.support.server import server

@@ -1,48 +1,24 @@
-"""What goes wrong and when: from the seed alone; and how it is done to a running instance."""
+"""A fault done to a running instance, and what its victim had counted before."""
 
 import asyncio
 import contextlib
 import os
-import random
 import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from bench.soak.books import Key
+from bench.soak.plan import Fault
 from voicerelay.cli.status import read_status
 from voicerelay.shm import rundir
 from voicerelay.shm.counters import RelayCounter, TransceiverCounter
 from voicerelay.shm.region import Region
 
-QUIET_S = 30.0  # at the beginning and at the end
 LOOK_S, LOOKS = 0.001, 100  # until a signal has had its effect
 DEAD = "ZXT"  # states of /proc/PID/stat, T: stopped
 
-KINDS = ("kill relay", "stop relay", "kill control")
-WITH_TRANSCEIVERS = (*KINDS, "kill transceiver")
 _SIGNALS = {"kill": signal.SIGKILL, "stop": signal.SIGSTOP}
-
-
-class Fault(NamedTuple):
-    at_s: float
-    kind: str
-    number: int
-
-
-def plan_faults(
-    seed: int, duration_s: float, every_s: float, kinds: tuple[str, ...], processes: int
-) -> list[Fault]:
-    """About one each `every_s`, never closer than half of that; `processes` of each role may be hit."""
-    chance = random.Random(f"{seed} faults")
-    quiet_s = min(QUIET_S, duration_s / 4)
-    planned = []
-    at_s = quiet_s + every_s * chance.uniform(0, 0.5)
-    while at_s < duration_s - quiet_s:
-        kind = chance.choice(kinds)
-        planned.append(Fault(at_s, kind, 0 if "control" in kind else chance.randrange(processes)))
-        at_s += every_s * chance.uniform(0.5, 1.5)
-    return planned
 
 
 class Done(NamedTuple):

@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 from bench.soak import faults
-from bench.soak.faults import Fault
+from bench.soak.plan import Fault
 from bench.soak.watch import Watch, keys
 from tests.support.server import Server
 from voicerelay.cli.loadtest.contracts import endpoint

@@ -3,6 +3,7 @@
 import importlib.util
 import random
 import sys
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ def load(name: str) -> Any:
     return module
 
 
-trend, books = load("trend"), load("books")
+trend, books, plan = load("trend"), load("books"), load("plan")
 
 
 def life(
@@ -138,3 +139,25 @@ def test_what_the_kernel_steers_is_no_relays() -> None:
 )
 def test_failures_near_a_fault_are_the_faults(series: Any, risen: int) -> None:
     assert books.outside(series, [10.0], after_s=5.0) == risen
+
+
+def test_faults_come_by_the_seed_in_their_time_and_keep_their_distance() -> None:
+    planned = plan.plan_faults(7, 1800.0, 90.0, plan.WITH_TRANSCEIVERS, 2)
+
+    times = [fault.at_s for fault in planned]
+    apart = [later - at for at, later in pairwise(times)]
+
+    assert planned == plan.plan_faults(7, 1800.0, 90.0, plan.WITH_TRANSCEIVERS, 2)
+    assert planned != plan.plan_faults(8, 1800.0, 90.0, plan.WITH_TRANSCEIVERS, 2)
+    assert {fault.kind for fault in planned} == set(plan.WITH_TRANSCEIVERS)
+    assert all(plan.QUIET_S <= at <= 1800 - plan.QUIET_S for at in times)
+    assert all(45.0 <= gap <= 135.0 for gap in apart)
+    assert {fault.number for fault in planned} == {0, 1}
+    assert all(fault.number == 0 for fault in planned if fault.kind == "kill control")
+
+
+def test_a_short_run_has_faults_too() -> None:
+    planned = plan.plan_faults(1, 40.0, 10.0, plan.KINDS, 2)
+
+    assert planned
+    assert all(10.0 <= fault.at_s <= 30.0 for fault in planned)
