@@ -41,7 +41,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--start", type=int, default=10, help="calls of the first step")
     parser.add_argument("--most", type=int, default=10_000, help="calls of the last step")
     parser.add_argument("--looks", type=int, default=14, help="steps of each contender, at most")
-    parser.add_argument("--limit", type=float, default=190.0, help="seconds of each contender")
+    parser.add_argument("--limit", type=float, default=165.0, help="seconds of each contender")
     parser.add_argument("--caller-cores", type=int, default=1, help="the last of this host's")
     parser.add_argument(
         "--priority", type=int, default=0, help="niceness of all, below 0 where others use the host"

@@ -6,6 +6,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 from bench.soak import faults
+from bench.soak.books import Key
 from bench.soak.plan import Fault
 from bench.soak.watch import Watch, keys
 from tests.support.server import Server
@@ -47,6 +48,7 @@ class Seen:
     dropped: Counter[str] = field(default_factory=Counter)
     failed_at: list[tuple[float, int]] = field(default_factory=list)
     done: list[tuple[float, str, int]] = field(default_factory=list)  # faults
+    hit: list[Key] = field(default_factory=list)
     doomed: int = 0  # calls that the faults may have ended
     unread: int = 0  # killed processes whose last counters could not be read
     not_replaced: list[str] = field(default_factory=list)
@@ -124,6 +126,7 @@ async def _hit(seen: Seen, planned: list[Fault]) -> None:
         if done is None:
             continue
         seen.done.append((round(seen.now(), 2), fault.kind, fault.number))
+        seen.hit.append(done.key)
         seen.doomed += done.doomed
         if done.figures is not None:
             seen.watch.books.note(seen.now(), done.key, done.figures)
@@ -134,7 +137,10 @@ async def _hit(seen: Seen, planned: list[Fault]) -> None:
 def close(seen: Seen) -> dict[str, object]:
     """The last status; also who was hit and is not back."""
     status = read_status(seen.watch.run_dir)
-    here = {(key.role, key.number) for key in keys(status)}
-    hit = {(kind.split()[1], index) for _, kind, index in seen.done}
-    seen.not_replaced = [f"{role} {index}" for role, index in sorted(hit - here)]
+    here = {(key.role, key.number): key.pid for key in keys(status)}
+    seen.not_replaced = [
+        f"{key.role} {key.number}"
+        for key in seen.hit
+        if here.get((key.role, key.number), key.pid) == key.pid
+    ]
     return status
