@@ -61,8 +61,10 @@ def left_behind(run_dir: Path, key: Key) -> dict[str, Any] | None:
         if block.pid not in (0, key.pid):
             return None  # the successor was quicker
         del block
-    drops = {n.removeprefix("DROPPED_").lower(): v for n, v in values.items() if "DROPPED_" in n}
-    return {n.lower(): v for n, v in values.items() if "DROPPED_" not in n} | {"dropped": drops}
+    prefix = "DROPPED_"
+    drops = {n.removeprefix(prefix).lower(): v for n, v in values.items() if n.startswith(prefix)}
+    others = {n.lower(): v for n, v in values.items() if not n.startswith(prefix)}
+    return others | {"dropped": drops}
 
 
 @contextlib.contextmanager
