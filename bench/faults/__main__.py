@@ -17,9 +17,9 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent.parent
 sys.path[0] = str(ROOT)
 
-from bench.faults import kills, limits, network, rolls
+from bench.faults import kills, limits, network, rolls, steady
 from bench.faults.network import Run
-from bench.faults.verdict import Check, worst
+from bench.faults.verdict import Check, exactly, worst
 from tests.support.impair import Impairment
 from tests.support.server import server
 
@@ -79,6 +79,7 @@ FAULTS = [
     ),
     Fault("narrow", "nothing above 1200 bytes arrives", network.narrow, (), PORTABLE),
     Fault("rebound", "the NAT gives callers other ports", network.rebound),
+    Fault("steady", "churn and faults for two minutes", steady.churn, (), PORTABLE),
 ]
 
 
@@ -100,7 +101,11 @@ def run(fault: Fault, plane: str, options: argparse.Namespace) -> Result:
     for number in range(options.rounds):
         chance = random.Random(f"{options.seed} {fault.key} {plane} {number}")
         with server(extra=["--steering", plane, *fault.options]) as running:
-            rounds.append(asyncio.run(fault.run(running, options.calls, chance)))
+            try:
+                rounds.append(asyncio.run(fault.run(running, options.calls, chance)))
+            except Exception as exc:  # noqa: BLE001 - the other faults are still to be seen
+                broken = exactly(f"the run itself broke ({type(exc).__name__}: {exc})", 1, 0)
+                return Result(fault.key, fault.title, plane, [broken])
     return Result(fault.key, fault.title, plane, worst(rounds))
 
 
@@ -156,8 +161,8 @@ def main() -> None:
                 continue
             results.append(run(fault, plane, options))
             print("\n".join(lines(results[-1])), flush=True)
-    if options.write:
-        write(results, options)
+            if options.write:
+                write(results, options)
     missed = [f"{r.title} ({r.steering})" for r in results if not r.met]
     if missed:
         sys.exit("targets missed: " + ", ".join(missed))
