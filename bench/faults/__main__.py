@@ -119,15 +119,30 @@ def lines(result: Result) -> list[str]:
     ]
 
 
+def _kept(path: Path) -> list[Result]:
+    try:
+        found = json.loads(path.read_text())["faults"]
+        return [
+            Result(r["fault"], r["title"], r["steering"], [Check(**check) for check in r["checks"]])
+            for r in found
+        ]
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
+
+
 HEAD = ["| fault | what | target | measured | |", "|---|---|---|---|---|"]
 
 
 def write(results: list[Result], options: argparse.Namespace) -> None:
-    """Keep the figures: bench/results/faults.json and the table of docs/faults.md."""
+    """Keep the figures: bench/results/faults.json and the table of docs/faults.md; rows that were not run stay."""
     kept = ROOT / "bench" / "results" / "faults.json"
     kept.parent.mkdir(exist_ok=True)
+    known = {(result.fault, result.steering): result for result in [*_kept(kept), *results]}
+    order = [(fault.key, plane) for fault in FAULTS for plane in fault.planes]
+    results = [known[place] for place in order if place in known]
     figures = [asdict(result) | {"met": result.met} for result in results]
-    kept.write_text(json.dumps({"options": vars(options), "faults": figures}, indent=2) + "\n")
+    told = {name: getattr(options, name) for name in ("calls", "rounds", "seed")}
+    kept.write_text(json.dumps({"options": told, "faults": figures}, indent=2) + "\n")
     rows = [line for result in results for line in lines(result)]
     text = (
         "# Faults, and what callers hear of them\n\n"
