@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
-TICKS_OF_A_BUSY_LOOP = 3  # of 10 ms, between two looks 50 ms apart: it runs, and yet gives no sign
+TICKS_OF_A_BUSY_LOOP = 4  # of 10 ms, between two looks 80 ms apart: it runs, and yet gives no sign
 
 Look = Callable[[int], int | None]
 

@@ -11,7 +11,7 @@ from voicerelay.shm.protocol import RELAY, Message
 from voicerelay.shm.region import ABI, Region
 from voicerelay.shm.table import Entry, TableFull
 
-KILL_RELAY_S = 0.25  # a heartbeat that stands still so long: the relay is ended, for a successor
+KILL_RELAY_S = 0.28  # a heartbeat that stands still so long: the relay is ended, for a successor
 STARVING_RELAY_S = 2.0  # it only waits for a core, as its successor would
 HUNG_TRANSCEIVER_S = 5.0  # its calls are lost anyway; end it so that new ones work
 REPLAY_GRACE_S = 3.0  # after control's start: records nobody replayed are removed
