@@ -1,15 +1,14 @@
 """Control under a service manager: the sockets it is given, what the manager keeps for its successor."""
 
 import contextlib
-import json
-import os
 import socket
 from dataclasses import asdict
 
 from voicerelay.cli import network
 from voicerelay.cli.config import Config
 from voicerelay.cli.errors import UserError
-from voicerelay.cli.roles import description
+from voicerelay.cli.place import fds_of
+from voicerelay.cli.roles import describe
 from voicerelay.cli.units import LOCK, socket_name
 from voicerelay.control.process import ControlSettings
 from voicerelay.relay import steering
@@ -59,27 +58,21 @@ class Inheritance:
     def settings(self) -> ControlSettings:
         """For control, once the instance file is written."""
         config = self._config
-        written = description(
+        describe(
             config,
             self.hosts,
-            os.getpid(),
             plane="steering" if self.groups else "portable",
             portable_because="" if self.groups else "--steering is off in the units",
             transceiver_sockets=len(self.transceivers),
             receive_buffer_bytes=network.receive_buffer_bytes(self.relays + self.transceivers),
             manager="systemd",
         )
-        with contextlib.suppress(OSError):
-            path = config.run_dir / rundir.INSTANCE_FILE
-            fresh = path.with_suffix(".new")
-            fresh.write_text(json.dumps(written))
-            fresh.replace(path)  # a transceiver that starts reads the old one or the new one
         return ControlSettings(
             run_dir=str(config.run_dir),
             instance="",
             capacity=config.capacity,
-            sockets=_fds(self.relays),
-            transceiver_sockets=_fds(self.transceivers),
+            sockets=fds_of(self.relays),
+            transceiver_sockets=fds_of(self.transceivers),
             steering=[asdict(group) for group in self.groups],
             log_level=config.log_level,
             log_format=config.log_format,
@@ -153,7 +146,3 @@ class Inheritance:
 
 def _kept_name(local: int, name: str) -> str:
     return f"steering-{local}-{name}"
-
-
-def _fds(sockets: Sockets) -> list[list[int]]:
-    return [[sock.fileno() for sock in group] for group in sockets]

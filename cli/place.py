@@ -1,7 +1,5 @@
 """What an instance holds beside its processes, and what outlives them: its lock, sockets, program and maps."""
 
-import contextlib
-import json
 import logging
 import os
 import secrets
@@ -10,7 +8,7 @@ from dataclasses import asdict
 from typing import Any
 
 from voicerelay import __version__
-from voicerelay.cli import network
+from voicerelay.cli import network, roles
 from voicerelay.cli.config import Config
 from voicerelay.cli.errors import UserError
 from voicerelay.cli.steered import Steering
@@ -42,7 +40,8 @@ class Place:
     def inherit(cls, config: Config, estate: Estate) -> "Place":
         """The place of an earlier supervisor in this very process."""
         place = cls(config)
-        place.lock = rundir.InstanceLock(config.run_dir, estate.lock)
+        if not place.lock.inherit(estate.lock):
+            raise UserError(f"{config.run_dir}: the lock is another instance's by now")
         place.instance = bytes.fromhex(estate.instance)
         place.hosts = estate.hosts
         place.candidates = [(host, port) for host, port in estate.candidates]
@@ -113,27 +112,16 @@ class Place:
 
     def describe(self, config: Config, **more: Any) -> None:
         """Write the instance file, for `status`."""
-        described = {
-            "version": __version__,
-            "pid": os.getpid(),
-            "app": config.agent,
-            "port": config.port,
-            "listen": self.hosts,
-            "http": network.host_port(config.http_host, config.http_port),
-            "plane": "steering" if self.steered else "portable",
-            "portable_because": self.steering.portable_because,
-            "unpinned_because": self.steering.unpinned_because,
-            "receive_buffer_bytes": self.receive_buffer_bytes,
-            "relays": config.relays,
-            "transceivers": config.transceivers,
-            "transceiver_sockets": len(self.steering.sockets),
+        roles.describe(
+            config,
+            self.hosts,
+            plane="steering" if self.steered else "portable",
+            portable_because=self.steering.portable_because,
+            unpinned_because=self.steering.unpinned_because,
+            receive_buffer_bytes=self.receive_buffer_bytes,
+            transceiver_sockets=len(self.steering.sockets),
             **more,
-        }
-        with contextlib.suppress(OSError):
-            path = config.run_dir / rundir.INSTANCE_FILE
-            fresh = path.with_suffix(".new")
-            fresh.write_text(json.dumps(described))
-            fresh.replace(path)  # a reader sees the old one or the new one
+        )
 
     @property
     def receive_buffer_bytes(self) -> int:

@@ -1,5 +1,8 @@
-"""What each process is told, from the one configuration."""
+"""What each process is told, and `status` too, from the one configuration."""
 
+import contextlib
+import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +10,7 @@ from voicerelay import __version__
 from voicerelay.cli import network
 from voicerelay.cli.config import Config
 from voicerelay.relay.process import RelaySettings
+from voicerelay.shm import rundir
 from voicerelay.transceiver.settings import AccessSettings, TransceiverSettings
 
 
@@ -51,11 +55,11 @@ def transceiver_settings(
     )
 
 
-def description(config: Config, hosts: list[str], pid: int, **more: Any) -> dict[str, Any]:
-    """What the instance file says to `status`; `hosts`: the listen addresses."""
-    return {
+def describe(config: Config, hosts: list[str], **more: Any) -> None:
+    """Write the instance file, which `status` reads. `hosts`: the listen addresses."""
+    described = {
         "version": __version__,
-        "pid": pid,
+        "pid": os.getpid(),
         "app": config.agent,
         "port": config.port,
         "listen": hosts,
@@ -64,6 +68,11 @@ def description(config: Config, hosts: list[str], pid: int, **more: Any) -> dict
         "transceivers": config.transceivers,
         **more,
     }
+    with contextlib.suppress(OSError):
+        path = config.run_dir / rundir.INSTANCE_FILE
+        fresh = path.with_suffix(".new")
+        fresh.write_text(json.dumps(described))
+        fresh.replace(path)  # a reader sees the old one or the new one
 
 
 def _text(path: Path | None) -> str:

@@ -56,9 +56,9 @@ def pins(run_dir: Path) -> Path:
 class InstanceLock:
     """Held by the supervisor as long as it lives; released by the kernel, also after kill -9."""
 
-    def __init__(self, run_dir: Path, fd: int = -1) -> None:
+    def __init__(self, run_dir: Path) -> None:
         self._path = run_dir / "lock"
-        self._fd = fd  # of a lock that is held already
+        self._fd = -1
 
     def acquire(self) -> bool:
         """False when a running instance holds it.

@@ -1,5 +1,6 @@
 """Each process is told what the configuration says, whoever starts it."""
 
+import json
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -8,8 +9,9 @@ from voicerelay.cli import told
 from voicerelay.cli.admin.settings import AdminSettings
 from voicerelay.cli.config import Config
 from voicerelay.cli.place import Place
-from voicerelay.cli.roles import description, relay_settings, transceiver_settings
+from voicerelay.cli.roles import describe, relay_settings, transceiver_settings
 from voicerelay.relay.process import RelaySettings
+from voicerelay.shm import rundir
 from voicerelay.transceiver.settings import TransceiverSettings
 
 
@@ -59,11 +61,9 @@ def test_the_admin_process_is_told_where_to_look_and_to_answer(tmp_path: Path) -
 
 
 def test_status_is_told_what_runs(tmp_path: Path) -> None:
-    described = description(config(tmp_path), ["127.0.0.1"], 4711, plane="portable")
+    describe(config(tmp_path), ["127.0.0.1"], plane="portable")
 
-    assert (described["pid"], described["port"], described["http"], described["plane"]) == (
-        4711,
-        4000,
-        "127.0.0.1:8081",
-        "portable",
-    )
+    told = json.loads((tmp_path / rundir.INSTANCE_FILE).read_text())
+    assert (told["pid"], told["port"]) == (os.getpid(), 4000)
+    assert (told["http"], told["plane"]) == ("127.0.0.1:8081", "portable")
+    assert [path.name for path in tmp_path.iterdir()] == [rundir.INSTANCE_FILE]
