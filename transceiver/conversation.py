@@ -17,7 +17,7 @@ from voicerelay.transceiver.agent import (
 )
 from voicerelay.transceiver.channels import Channels, DataChannel, Dialect
 from voicerelay.transceiver.voice.hearing import Hearing
-from voicerelay.transceiver.voice.opus import FRAME_S, Pcm
+from voicerelay.transceiver.voice.opus import FRAME_S, Encoder, Pcm
 from voicerelay.transceiver.voice.pacer import Pacer
 from voicerelay.transceiver.voice.path import CLOCK_RATE_HZ, VoicePath
 from voicerelay.transceiver.voice.pcm import PcmLike
@@ -37,7 +37,7 @@ class Conversation(Session):
         self.packets_in = 0
         self._voice: VoicePath | None = None
         self._hearing = Hearing()
-        self._speaking = Speaking(self.short_id, pacer, self._send_frame, self.end)
+        self._speaking = Speaking(self.short_id, pacer, self)
         self._channels = Channels()
 
     @abstractmethod
@@ -48,6 +48,10 @@ class Conversation(Session):
     @abstractmethod
     def sending(self) -> bool:
         """Whether media may be sent now."""
+
+    @abstractmethod
+    def say(self, encoder: Encoder, frame: Pcm, due: float, dtx: bool) -> bool:
+        """20 ms of the agent's voice, to be encoded and sent with others'; False: not that way."""
 
     @abstractmethod
     def send_protected(self, data: bytes, rtcp: bool) -> None:
@@ -110,7 +114,8 @@ class Conversation(Session):
         if self.sending and self._voice is not None:
             self.send_protected(self._voice.packetize(packet, time.monotonic()), rtcp=False)
 
-    def _send_frame(self, payload: bytes, due: float) -> None:
+    def send_frame(self, payload: bytes, due: float) -> None:
+        """20 ms of the agent's voice, encoded."""
         if self.sending and self._voice is not None:
             self.send_protected(self._voice.frame(payload, due), rtcp=False)
 

@@ -23,14 +23,17 @@ from voicerelay.transceiver.reach import Reach
 from voicerelay.transceiver.seam import Peer, answer
 from voicerelay.transceiver.signalling.offer import Offer
 from voicerelay.transceiver.voice import rtp
+from voicerelay.transceiver.voice.line import ffi
+from voicerelay.transceiver.voice.opus import Encoder, Pcm
 from voicerelay.transceiver.voice.pacer import Pacer
 from voicerelay.transceiver.voice.path import REPORT_INTERVAL_S, VoicePath
+from voicerelay.transceiver.voice.rtp import FIRST_RTP_BYTE
+from voicerelay.transceiver.voice.srtp import Keyed
 
 SETUP_TIMEOUT_S = 30.0  # from the answer to media
 HANDSHAKE_GRACE_S = 0.5  # a session that is ended in its handshake waits so long for its end
 AGENT_GRACE_S = 1.0  # to clean up, before the client is told
 MAX_EARLY_PACKETS = 16  # media that came before its keys
-FIRST_RTP_BYTE = 128  # RFC 7983 §7: DTLS stays below
 
 log = logging.getLogger("voicerelay.session")
 
@@ -81,9 +84,11 @@ class LiveSession(Conversation):
         self._agent = agent
         self._mux = mux
         self._reach = Reach(self, number, mux, directory, self._checked)
+        self._reach.ice.media_heard = self._media_at
         self._peer: Peer | None = None
         self._early: list[tuple[bytes, bytes]] = []
         self._keys = asyncio.Event()
+        self._line: Any = None  # of the voice, while media may go by it
         self._agent_task: asyncio.Task[None] | None = None
         self._close_task: asyncio.Task[None] | None = None
         self._reported_at = 0.0
@@ -117,12 +122,15 @@ class LiveSession(Conversation):
         if self._peer is not old:
             raise NotAcceptable("another offer came meanwhile")
         if not fresh:
-            return old.renegotiate(offer)
+            answered = old.renegotiate(offer)
+            self._follow()  # the direction may have changed
+            return answered
         self._peer = peer = answer(offer, self)
         self._offered_at = time.monotonic()
         self._keys.clear()
         self._early.clear()
         self._move(State.CHECKING)
+        self._follow()
         await old.close()
         return peer.answer
 
@@ -141,6 +149,7 @@ class LiveSession(Conversation):
         told = {"session": self.short_id, "reason": reason}
         log.info("session %s ended: %s", self.short_id, reason, extra=told)
         self.hang_up()
+        self._follow()
         self._close_task = asyncio.get_running_loop().create_task(self._close())
 
     async def _close(self) -> None:
@@ -196,6 +205,7 @@ class LiveSession(Conversation):
     def path_lost(self, path: bytes) -> None:
         """Another session proved that this path is its own."""
         self._reach.path_lost(path)
+        self._follow()
 
     def datagram_received(self, data: bytes, path: bytes, relay: int | None) -> None:
         """DTLS, SRTP or SRTCP from a path with a flow."""
@@ -231,6 +241,7 @@ class LiveSession(Conversation):
         now, voice = time.monotonic(), self._voice
         if self._reach.ice.media(path, now):
             log.info("session %s moved: its media comes from another address", self.short_id)
+            self._follow()
         if voice is None:
             return False
         try:
@@ -248,6 +259,23 @@ class LiveSession(Conversation):
         """A packet of `_take_media`, for the ears."""
         self._mux.count(self._hearing.receive(packet, now))
 
+    def heard(self, frame: Pcm) -> None:
+        """20 ms that the engine has decoded."""
+        self.packets_in += 1
+        self._hearing.heard(frame)
+
+    def opened(self, data: bytes, at: float) -> None:
+        """An RTP packet that the engine has decrypted and left to us."""
+        voice = self._voice
+        assert voice is not None
+        try:
+            packet = voice.receive(data, at)
+        except rtp.RtpError:
+            self._mux.drop(TransceiverCounter.DROPPED_SRTP)
+            return
+        self.packets_in += 1
+        self._hear(packet, at)
+
     def _take_reports(self, voice: VoicePath, plain: bytes, now: float) -> None:
         before = voice.remote_reports
         voice.receive_rtcp(plain, now, time.time())
@@ -258,6 +286,23 @@ class LiveSession(Conversation):
         if self._peer is not None:
             self.milestones.reach(Milestone.CHECKED, time.monotonic())
             self._peer.ready()
+            self._follow()
+
+    def _media_at(self) -> float:
+        """When the engine last took media from the selected path; 0.0 when it never did."""
+        return float(self._line.media_at) if self._line is not None else 0.0
+
+    def _follow(self) -> None:
+        """Let the engine have the media that goes by the selected path, while the call is connected."""
+        line, peer = self._line, self._peer
+        if line is None:
+            return
+        if self.state is not _CONNECTED or peer is None:
+            self._line = None
+            self._mux.engine.connect(line, self, None)
+            return
+        line.rx, line.tx = _pointer(peer.rx()), _pointer(peer.tx() if peer.sends else None)
+        self._mux.engine.connect(line, self, self._reach.ice.selected)
 
     # ---- from the seam -----------------------------------------------------------------------
 
@@ -291,6 +336,9 @@ class LiveSession(Conversation):
         if self._agent_task is None:
             self.begun_at = now
             self._agent_task = asyncio.get_running_loop().create_task(self._run_agent())
+        self._line = line = self._voice.line
+        line.ear = self._hearing.ear
+        self._follow()
         early, self._early = self._early, []
         for data, path in early:
             self._judge(data, path)
@@ -319,6 +367,10 @@ class LiveSession(Conversation):
     def sending(self) -> bool:
         peer = self._peer
         return self.state is _CONNECTED and peer is not None and peer.sends
+
+    def say(self, encoder: Encoder, frame: Pcm, due: float, dtx: bool) -> bool:
+        line = self._line
+        return line is not None and self._mux.say(line, encoder, frame, due, dtx)
 
     def send_protected(self, data: bytes, rtcp: bool) -> None:
         secret = self._peer.protect(data, rtcp) if self._peer is not None else None
@@ -353,6 +405,10 @@ class LiveSession(Conversation):
             "ice": self._reach.ice.state.value,
             "dtls": self._peer.dtls_state if self._peer else "new",
         } | asdict(self.stats())
+
+
+def _pointer(keyed: Keyed | None) -> Any:
+    return ffi.cast("void *", keyed.state if keyed is not None else 0)
 
 
 def _says_closed(exc: BaseException) -> bool:

@@ -5,8 +5,10 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final
 
+import numpy as np
+
 from voicerelay.transceiver.voice import opus
-from voicerelay.transceiver.voice.opus import FRAME_S
+from voicerelay.transceiver.voice.opus import FRAME_S, Pcm
 from voicerelay.transceiver.voice.pcm import FrameBuffer, PcmLike, as_pcm
 
 OUTPUT_BUFFER_S: Final = 1.0
@@ -14,7 +16,7 @@ WAKE_ROOM_S: Final = 0.2  # a writer that was refused is woken once so much is f
 UTTERANCE_GAP_S: Final = 1.0  # after so long a silence the next write begins an utterance
 ENCODER_IDLE_S: Final = 30.0  # after so long a silence the encoder and the buffer are let go
 COMPLEXITY_STEPS: Final = (opus.DEFAULT_COMPLEXITY, 3, 1, 0)  # by the pacer's load level
-MAX_DTX_BYTES: Final = 2  # a payload so short need not be sent (libopus, opus_encode)
+WAIT: Final[Pcm] = np.zeros(0, np.int16)
 
 FEC_ON_LOSS: Final = 0.02  # a fraction of packets, as the peer reports it
 FEC_OFF_LOSS: Final = 0.005
@@ -58,9 +60,7 @@ class Outbound:
         "_buffer",
         "_changed",
         "_dry_since",
-        "_dtx",
         "_earlier_ms",
-        "_encoder",
         "_fed",
         "_fresh",
         "_load",
@@ -68,6 +68,8 @@ class Outbound:
         "_loss_percent",
         "_played",
         "_refused",
+        "dtx",
+        "encoder",
         "frames",
         "interrupted_ms",
         "interrupts",
@@ -75,9 +77,9 @@ class Outbound:
 
     def __init__(self, changed: Callable[[], None], dtx: bool = False) -> None:
         self._changed = changed
-        self._dtx = dtx
+        self.dtx = dtx
         self._buffer: FrameBuffer | None = None
-        self._encoder: opus.Encoder | None = None
+        self.encoder: opus.Encoder | None = None  # of the utterance
         self._load = self._loss_percent = 0  # as the encoder knows them
         self._loss = LossMemory()
         self._played = 0  # samples of this utterance, at the buffer's rate
@@ -153,20 +155,20 @@ class Outbound:
 
     # ---- for the pacer and the session ---------------------------------------------------------
 
-    def next_frame(self, now: float, load: int = 0) -> bytes | None:
-        """The payload of the 20 ms that are due at `now`; None when there is nothing to say.
+    def take(self, now: float, load: int = 0) -> Pcm | None:
+        """The 20 ms that are due at `now`, to be encoded by `encoder`; None when there is nothing to say.
 
-        b"" means not this time: a partial frame waits one turn for the rest of it, or DTX.
-        load: index of COMPLEXITY_STEPS. Raises OpusError.
+        WAIT: not this time; a partial frame waits one turn for the rest of it. load: index of
+        COMPLEXITY_STEPS. What it gives is valid until the next write.
         """
-        buffer, encoder = self._buffer, self._encoder
+        buffer, encoder = self._buffer, self.encoder
         if buffer is None or encoder is None:
             return None
         fed, self._fed = self._fed, False
         frame, real = buffer.take(), buffer.samples
         if frame is None:
             if fed:
-                return b""
+                return WAIT
             tail = buffer.take_tail()
             if tail is None:
                 self._dry(now)
@@ -178,13 +180,25 @@ class Outbound:
         if self._loss.percent != self._loss_percent:
             self._loss_percent = self._loss.percent
             encoder.set_fec(self._loss_percent)
-        payload = encoder.encode(frame)
         self._played += real
         self.frames += 1
         if self._refused and buffer.room >= buffer.rate * WAKE_ROOM_S:
             self._refused = False
             self._changed()
-        return b"" if self._dtx and len(payload) <= MAX_DTX_BYTES else payload
+        return frame
+
+    def encode(self, frame: Pcm) -> bytes:
+        """The payload of what `take` gave; b"" when DTX has nothing to send. Raises OpusError."""
+        assert self.encoder is not None
+        payload = self.encoder.encode(frame)
+        return b"" if self.dtx and len(payload) <= opus.DTX_BYTES else payload
+
+    def next_frame(self, now: float, load: int = 0) -> bytes | None:
+        """`take` and `encode`: the payload, b"" for not this time, None for silence."""
+        frame = self.take(now, load)
+        if frame is None:
+            return None
+        return self.encode(frame) if len(frame) else b""
 
     def loss_reported(self, fraction: float) -> None:
         """The peer's report about our packets; the next frame is encoded accordingly."""
@@ -198,7 +212,7 @@ class Outbound:
             self._dry_since = now
         elif now - self._dry_since >= ENCODER_IDLE_S:
             self._settle()
-            self._encoder = self._buffer = None
+            self.encoder = self._buffer = None
             self._fresh = True
 
     def _begin(self, rate: int) -> None:
@@ -208,8 +222,8 @@ class Outbound:
         if self._buffer is not None and self._buffer.rate == wanted:
             return
         self._buffer = FrameBuffer(wanted, round(OUTPUT_BUFFER_S / FRAME_S))
-        self._encoder = opus.Encoder(wanted, complexity=COMPLEXITY_STEPS[self._load])
-        self._encoder.set_dtx(self._dtx)
+        self.encoder = opus.Encoder(wanted, complexity=COMPLEXITY_STEPS[self._load])
+        self.encoder.set_dtx(self.dtx)
         self._loss_percent = 0
 
     def _settle(self) -> None:

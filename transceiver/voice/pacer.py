@@ -30,7 +30,7 @@ class Speaker(Protocol):
     def encode(self, due: float, load: int) -> bytes | None:
         """The 20 ms that are due at `due`; None when silent, and so no turn any more.
 
-        Empty when there is nothing to send this time. load: Lateness.level.
+        Empty when there is nothing (more) to send this time. load: Lateness.level.
         """
 
     def send(self, payload: bytes, due: float) -> None:
@@ -114,11 +114,15 @@ class Pacer:
     """Calls the speakers when they are due, in one loop; without speakers no timer runs."""
 
     def __init__(
-        self, loop: asyncio.AbstractEventLoop, clock: Callable[[], float] = time.monotonic
+        self,
+        loop: asyncio.AbstractEventLoop,
+        clock: Callable[[], float] = time.monotonic,
+        speak: Callable[[], None] = lambda: None,
     ) -> None:
         # `clock` must be the one behind loop.time(): asyncio's and uvloop's are CLOCK_MONOTONIC.
         self._loop = loop
         self._clock = clock
+        self._speak = speak  # what speakers have given away when they were asked to encode
         self._schedule = Schedule()
         self._lateness = Lateness(clock())
         self._timer: asyncio.TimerHandle | None = None
@@ -194,6 +198,7 @@ class Pacer:
             due = slot * SLOT_S
             # First the codec for all, then the rest for all: each finds its caches warm.
             encoded = self._encode(turn.speakers, slot, due, level)
+            self._speak()
             for speaker, payload in encoded:
                 try:
                     if payload:

@@ -2,28 +2,35 @@
 
 import asyncio
 import time
-from collections.abc import Callable
+from typing import Protocol
 
 from voicerelay.transceiver.agent import SessionClosed
+from voicerelay.transceiver.voice.opus import Encoder, Pcm
 from voicerelay.transceiver.voice.outbound import Outbound
 from voicerelay.transceiver.voice.pacer import Pacer
 from voicerelay.transceiver.voice.pcm import PcmLike, as_pcm
 
 
-class Speaking:
-    """One call's. `send(payload, due)` sends 20 ms of Opus, `failed(reason)` ends the call."""
+class Mouth(Protocol):
+    """What carries the voice of a call."""
 
-    def __init__(
-        self,
-        short_id: str,
-        pacer: Pacer,
-        send: Callable[[bytes, float], None],
-        failed: Callable[[str], None],
-    ) -> None:
+    def say(self, encoder: Encoder, frame: Pcm, due: float, dtx: bool) -> bool:
+        """Take 20 ms to be encoded and sent with those of other calls; False when it must be done here."""
+
+    def send_frame(self, payload: bytes, due: float) -> None:
+        """Send 20 ms of Opus."""
+
+    def end(self, reason: str) -> None:
+        """End the call."""
+
+
+class Speaking:
+    """One call's."""
+
+    def __init__(self, short_id: str, pacer: Pacer, mouth: Mouth) -> None:
         self._short_id = short_id
         self._pacer = pacer
-        self._send = send
-        self._failed = failed
+        self._mouth = mouth
         self._waiters: set[asyncio.Future[None]] = set()
         self._closed = False
         self._said_ms = 0  # of the utterance that the end of the call has cut
@@ -68,13 +75,20 @@ class Speaking:
         return self._short_id
 
     def encode(self, due: float, load: int) -> bytes | None:
-        return self.outbound.next_frame(due, load)
+        outbound = self.outbound
+        frame = outbound.take(due, load)
+        if frame is None:
+            return None
+        encoder = outbound.encoder
+        if not len(frame) or encoder is None or self._mouth.say(encoder, frame, due, outbound.dtx):
+            return b""
+        return outbound.encode(frame)
 
     def send(self, payload: bytes, due: float) -> None:
-        self._send(payload, due)
+        self._mouth.send_frame(payload, due)
 
     def end(self, reason: str) -> None:
-        self._failed(reason)
+        self._mouth.end(reason)
 
     # ---- waiting -----------------------------------------------------------------------------
 

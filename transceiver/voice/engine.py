@@ -1,0 +1,182 @@
+"""Voice by voice.c, where it was built: the plain case of a frame, in and out, for all calls at once.
+
+What it does not take goes the way in Python, which decides the same: `Engine` is that way alone, and `Compiled`
+is before it.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+import numpy as np
+
+from voicerelay.transceiver.voice import opus, srtp
+from voicerelay.transceiver.voice.line import ffi
+from voicerelay.transceiver.voice.opus import Encoder, Pcm
+
+LIBRARY: Final = Path(__file__).with_name("libvoice.so.1")
+VERSION: Final = 1  # of the structs, as in voice.h
+NO_SOCKET: Final = -1
+
+
+FULL: Final = -1
+NONE: Final = (0, 0)
+
+
+class EngineMissing(Exception):
+    """Voice in C is not there; the message says why."""
+
+
+class Owner(Protocol):
+    """A call, as the engine sees it."""
+
+    def heard(self, frame: Pcm) -> None:
+        """20 ms, in order, its own memory."""
+
+    def opened(self, data: bytes, at: float) -> None:
+        """An authentic RTP packet, decrypted, that is not the plain case."""
+
+
+class Engine:
+    """Takes nothing."""
+
+    compiled = False
+
+    def use_public(self, sockets: Sequence[tuple[int, bool]]) -> None:
+        """The public sockets to send by, one a listen address: descriptor, whether of IPv6."""
+
+    def connect(self, line: Any, owner: Owner, path: bytes | None) -> None:
+        """The call's media comes and goes by this path from now on; None: by no path that we know of."""
+
+    def take(self, data: bytes, path: bytes) -> int:
+        """A datagram, if it is media of a connected call; FULL before `hand_on`, else whether it is taken."""
+        return False
+
+    def sort(self, headers: int, count: int, local: int) -> Sequence[int]:
+        """Which of the `count` datagrams that recvmmsg has described at the address `headers` are not taken.
+
+        After `hand_on`, so that there is room.
+        """
+        return range(count)
+
+    def hand_on(self) -> tuple[int, int]:
+        """Give the owners what was taken; how many frames were heard, and packets refused as not authentic."""
+        return NONE
+
+    def say(self, line: Any, encoder: Encoder, frame: Pcm, due: float, dtx: bool) -> int:
+        """20 ms to be encoded and sent by `speak`; FULL before that, else whether it is taken.
+
+        `frame` must stay until then.
+        """
+        return False
+
+    def speak(self) -> tuple[int, int]:
+        """Encode and send what is to be said; how many packets were sent, and how many could not be."""
+        return NONE
+
+
+class Compiled(Engine):
+    """By voice.c. Raises EngineMissing."""
+
+    compiled = True
+
+    def __init__(self) -> None:
+        self._lib = lib = _open_library()
+        self._voice = voice = ffi.new("struct voice *")
+        _give_libraries(voice.libraries)
+        for local in range(len(voice.fds)):
+            voice.fds[local] = NO_SOCKET
+        self._owners: dict[int, tuple[Owner, Any]] = {}  # and the lines, which must not go before
+        self._number = 0
+        shape = len(voice.pcm), len(voice.pcm[0])
+        self._pcm = np.frombuffer(ffi.buffer(voice.pcm), np.int16).reshape(shape)
+        self._plain = [ffi.buffer(plain) for plain in voice.plain]
+        # Looked up once: each is called for each frame.
+        self._take, self._sort, self._say = lib.voice_take, lib.voice_sort, lib.voice_say
+
+    def use_public(self, sockets: Sequence[tuple[int, bool]]) -> None:
+        voice = self._voice
+        for local in range(len(voice.fds)):
+            voice.fds[local], voice.v6[local] = (
+                sockets[local] if local < len(sockets) else (NO_SOCKET, False)
+            )
+
+    def connect(self, line: Any, owner: Owner, path: bytes | None) -> None:
+        if path is not None:
+            if line.connected and bytes(ffi.buffer(line.path)) == path:
+                return
+            if not line.owner:
+                self._number += 1
+                line.owner = self._number
+            if self._lib.voice_connect(self._voice, line, path):
+                self._owners[line.owner] = owner, line
+                return
+        self._lib.voice_forget(self._voice, line)
+        self._owners.pop(line.owner, None)
+
+    def take(self, data: bytes, path: bytes) -> int:
+        return int(self._take(self._voice, data, len(data), path))
+
+    def sort(self, headers: int, count: int, local: int) -> Sequence[int]:
+        voice = self._voice
+        left = self._sort(voice, ffi.cast("void *", headers), count, local)
+        return voice.left[0:left] if left else ()
+
+    def hand_on(self) -> tuple[int, int]:
+        voice = self._voice
+        refused = voice.refused
+        if not voice.packets and not refused:
+            return NONE
+        voice.refused = 0
+        frames, pcm, owners = 0, self._pcm, self._owners
+        for index in range(self._lib.voice_decode(voice)):
+            packet = voice.packet[index]
+            found = owners.get(packet.owner)
+            if found is None:  # ended since it was taken
+                continue
+            samples = packet.samples
+            if samples:
+                frames += 1
+                found[0].heard(pcm[index, :samples].copy())
+            else:
+                found[0].opened(self._plain[index][: packet.bytes], packet.at)
+        return frames, refused
+
+    def say(self, line: Any, encoder: Encoder, frame: Pcm, due: float, dtx: bool) -> int:
+        pcm, least = _samples(_PCM, frame), opus.DTX_BYTES if dtx else 0
+        return int(self._say(self._voice, line, encoder.state, pcm, len(frame), due, least))
+
+    def speak(self) -> tuple[int, int]:
+        voice = self._voice
+        if not voice.frames:
+            return NONE
+        self._lib.voice_speak(voice)
+        return voice.sent, voice.not_sent
+
+
+_PCM: Any = ffi.typeof("int16_t[]")
+_samples: Any = ffi.from_buffer
+
+
+def _open_library() -> Any:
+    """voice.c, ready to be called. Raises EngineMissing."""
+    if not LIBRARY.exists():
+        raise EngineMissing("it was not built; install a C compiler, then voicerelay")
+    try:
+        lib = ffi.dlopen(str(LIBRARY))
+        version, size = lib.voice_version(), lib.voice_size()
+    except (OSError, AttributeError) as exc:
+        raise EngineMissing(f"{LIBRARY.name}: {exc}") from None
+    if version != VERSION or size != ffi.sizeof("struct voice"):
+        raise EngineMissing(f"{LIBRARY.name} is of another version; install voicerelay again")
+    return lib
+
+
+def _give_libraries(libraries: Any) -> None:
+    """The functions of libopus and libsrtp that voice.c calls. Raises EngineMissing."""
+    try:
+        of_srtp = srtp.functions()
+    except AttributeError as exc:
+        raise EngineMissing(f"pylibsrtp: {exc}") from None
+    for name, address in {**opus.functions(), **of_srtp}.items():
+        setattr(libraries, name, ffi.cast(ffi.typeof(getattr(libraries, name)), address))

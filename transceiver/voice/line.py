@@ -1,0 +1,31 @@
+"""What voice.c and Python share of a call's voice: the structs of voice.h, in memory that Python owns."""
+
+from pathlib import Path
+from typing import Any, Final
+
+from cffi import FFI
+
+HEADER: Final = Path(__file__).with_name("voice.h")
+
+ffi: Any = FFI()
+ffi.cdef(HEADER.read_text())
+
+# Each is zero when it is new, and freed with the last reference to it: a pointer to it is none.
+_LINE, _STREAM, _EAR = map(
+    ffi.typeof, ("struct voice_line *", "struct voice_stream *", "struct voice_ear *")
+)
+
+
+def new_line() -> Any:
+    """The RTP of a call, both ways."""
+    return ffi.new(_LINE)
+
+
+def new_stream() -> Any:
+    """The reception of one source."""
+    return ffi.new(_STREAM)
+
+
+def new_ear() -> Any:
+    """The decoder of a call, and the packet that is next."""
+    return ffi.new(_EAR)
