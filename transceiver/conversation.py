@@ -17,7 +17,7 @@ from voicerelay.transceiver.agent import (
 )
 from voicerelay.transceiver.channels import Channels, DataChannel, Dialect
 from voicerelay.transceiver.voice.hearing import Hearing
-from voicerelay.transceiver.voice.opus import FRAME_S, Encoder, Pcm
+from voicerelay.transceiver.voice.opus import FRAME_S, Pcm
 from voicerelay.transceiver.voice.pacer import Pacer
 from voicerelay.transceiver.voice.path import CLOCK_RATE_HZ, VoicePath
 from voicerelay.transceiver.voice.pcm import PcmLike
@@ -48,10 +48,6 @@ class Conversation(Session):
     @abstractmethod
     def sending(self) -> bool:
         """Whether media may be sent now."""
-
-    @abstractmethod
-    def say(self, encoder: Encoder, frame: Pcm, due: float, dtx: bool) -> bool:
-        """20 ms of the agent's voice, to be encoded and sent with others'; False: not that way."""
 
     @abstractmethod
     def send_protected(self, data: bytes, rtcp: bool) -> None:

@@ -5,7 +5,7 @@ import contextlib
 import socket
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from voicerelay.shm.counters import Block, TransceiverCounter
 from voicerelay.shm.frame import MAX_FRAME_BYTES, FrameError, split_frame
@@ -15,7 +15,6 @@ from voicerelay.shm.rundir import SOCKET_MODE
 from voicerelay.shm.stun import BINDING_REQUEST, server_ufrag
 from voicerelay.transceiver.intake import Intake
 from voicerelay.transceiver.voice.engine import FULL, Engine
-from voicerelay.transceiver.voice.opus import Encoder, Pcm
 from voicerelay.transceiver.voice.rtp import FIRST_RTP_BYTE, RtpPacket
 
 MAX_FRAMES_DRAIN = 16  # a wake-up and relay
@@ -212,17 +211,8 @@ class Mux:
         self._block.words[_RECEIVED] += count - len(left)
         return left
 
-    def say(self, line: Any, encoder: Encoder, frame: Pcm, due: float, dtx: bool) -> bool:
-        """20 ms of a session's voice for `speak`; False when the session must send it by itself."""
-        said = self.engine.say(line, encoder, frame, due, dtx)
-        if said == FULL:
-            self.speak()
-            said = self.engine.say(line, encoder, frame, due, dtx)
-        return bool(said)
-
-    def speak(self) -> None:
-        """Send what the sessions have to say together."""
-        sent, failed = self.engine.speak()
+    def count_sent(self, sent: int, failed: int) -> None:
+        """Packets that the engine has sent, and that it could not send."""
         words = self._block.words
         words[_SENT] += sent
         words[_SEND_FAILURES] += failed

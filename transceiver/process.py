@@ -86,7 +86,7 @@ class TransceiverProcess:
         mux = self._mux = Mux(self._loop, block, self._engine())
         mux.use_public(self._sockets, welcome.steered)
         mux.listen(rundir.frames_socket(self._run_dir, settings.slot, welcome.generation))
-        pacer = Pacer(self._loop, speak=mux.speak)
+        pacer = Pacer(self._loop, engine=mux.engine, sent=mux.count_sent)
         self._registry = registry = Registry(
             settings.slot,
             (self._app.agent if isinstance(self._app, App) else None) or _nobody,

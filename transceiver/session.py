@@ -24,7 +24,7 @@ from voicerelay.transceiver.seam import Peer, answer
 from voicerelay.transceiver.signalling.offer import Offer
 from voicerelay.transceiver.voice import rtp
 from voicerelay.transceiver.voice.line import ffi
-from voicerelay.transceiver.voice.opus import Encoder, Pcm
+from voicerelay.transceiver.voice.opus import Pcm
 from voicerelay.transceiver.voice.pacer import Pacer
 from voicerelay.transceiver.voice.path import REPORT_INTERVAL_S, VoicePath
 from voicerelay.transceiver.voice.rtp import FIRST_RTP_BYTE
@@ -299,6 +299,7 @@ class LiveSession(Conversation):
             return
         if self.state is not _CONNECTED or peer is None:
             self._line = None
+            self._speaking.mouth.line = ffi.NULL
             self._mux.engine.connect(line, self, None)
             return
         line.rx, line.tx = _pointer(peer.rx()), _pointer(peer.tx() if peer.sends else None)
@@ -338,6 +339,7 @@ class LiveSession(Conversation):
             self._agent_task = asyncio.get_running_loop().create_task(self._run_agent())
         self._line = line = self._voice.line
         line.ear = self._hearing.ear
+        self._speaking.mouth.line = line
         self._follow()
         early, self._early = self._early, []
         for data, path in early:
@@ -367,10 +369,6 @@ class LiveSession(Conversation):
     def sending(self) -> bool:
         peer = self._peer
         return self.state is _CONNECTED and peer is not None and peer.sends
-
-    def say(self, encoder: Encoder, frame: Pcm, due: float, dtx: bool) -> bool:
-        line = self._line
-        return line is not None and self._mux.say(line, encoder, frame, due, dtx)
 
     def send_protected(self, data: bytes, rtcp: bool) -> None:
         secret = self._peer.protect(data, rtcp) if self._peer is not None else None

@@ -26,7 +26,8 @@ class TransceiverSettings:
     `candidates`: host and port of each listen address. `pin`: stay on one core. `backend`: URL of a
     Realtime server that takes the place of `app`; its key is in a file, as arguments can be seen.
     `call_records`: a path, "journal", "-" for standard output, empty for none.
-    `compiled`: use voice in C where it was built. `held`: take no calls before the supervisor says so. `drain_deadline_s`: of a drain by SIGQUIT.
+    `compiled`: use voice in C where it was built. `held`: take no calls before the supervisor says so.
+    `drain_deadline_s`: of a drain by SIGQUIT.
     """
 
     run_dir: str

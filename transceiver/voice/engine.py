@@ -12,7 +12,8 @@ import numpy as np
 
 from voicerelay.transceiver.voice import opus, srtp
 from voicerelay.transceiver.voice.line import ffi
-from voicerelay.transceiver.voice.opus import Encoder, Pcm
+from voicerelay.transceiver.voice.opus import Pcm
+from voicerelay.transceiver.voice.phase import Phase, Speaker
 
 LIBRARY: Final = Path(__file__).with_name("libvoice.so.1")
 VERSION: Final = 1  # of the structs, as in voice.h
@@ -63,12 +64,9 @@ class Engine:
         """Give the owners what was taken; how many frames were heard, and packets refused as not authentic."""
         return NONE
 
-    def say(self, line: Any, encoder: Encoder, frame: Pcm, due: float, dtx: bool) -> int:
-        """20 ms to be encoded and sent by `speak`; FULL before that, else whether it is taken.
-
-        `frame` must stay until then.
-        """
-        return False
+    def turn(self, phase: Phase, slot: int, due: float, load: int) -> tuple[int, Sequence[Speaker]]:
+        """The 20 ms that are due from the speakers of a phase: how many `speak` will send, and who is left."""
+        return 0, tuple(phase.speakers)
 
     def speak(self) -> tuple[int, int]:
         """Encode and send what is to be said; how many packets were sent, and how many could not be."""
@@ -92,7 +90,7 @@ class Compiled(Engine):
         self._pcm = np.frombuffer(ffi.buffer(voice.pcm), np.int16).reshape(shape)
         self._plain = [ffi.buffer(plain) for plain in voice.plain]
         # Looked up once: each is called for each frame.
-        self._take, self._sort, self._say = lib.voice_take, lib.voice_sort, lib.voice_say
+        self._take, self._sort, self._turn = lib.voice_take, lib.voice_sort, lib.voice_turn
 
     def use_public(self, sockets: Sequence[tuple[int, bool]]) -> None:
         voice = self._voice
@@ -142,20 +140,38 @@ class Compiled(Engine):
                 found[0].opened(self._plain[index][: packet.bytes], packet.at)
         return frames, refused
 
-    def say(self, line: Any, encoder: Encoder, frame: Pcm, due: float, dtx: bool) -> int:
-        pcm, least = _samples(_PCM, frame), opus.DTX_BYTES if dtx else 0
-        return int(self._say(self._voice, line, encoder.state, pcm, len(frame), due, least))
+    def turn(self, phase: Phase, slot: int, due: float, load: int) -> tuple[int, Sequence[Speaker]]:
+        mouths = phase.mouths
+        if mouths is None:
+            mouths = phase.mouths = _mouths(phase)
+        speakers, array, left = mouths
+        said: int = self._turn(self._voice, array, len(speakers), slot, due, load, left)
+        if not self._voice.left_out:
+            return said, ()
+        lefts = []
+        for place in left[0 : self._voice.left_out]:
+            speaker = speakers[place >> 1]
+            if place & 1:
+                speaker.wake()
+            else:
+                lefts.append(speaker)
+        return said, lefts
 
     def speak(self) -> tuple[int, int]:
         voice = self._voice
-        if not voice.frames:
-            return NONE
         self._lib.voice_speak(voice)
-        return voice.sent, voice.not_sent
+        counted = voice.sent, voice.not_sent
+        voice.sent = voice.not_sent = 0
+        return counted
 
 
-_PCM: Any = ffi.typeof("int16_t[]")
-_samples: Any = ffi.from_buffer
+def _mouths(phase: Phase) -> tuple[list[Speaker], Any, Any]:
+    """Speakers, where their mouths lie, and room for the places of those that are left."""
+    for speaker, first in phase.speakers.items():
+        speaker.mouth.first = first
+    speakers = list(phase.speakers)
+    array = ffi.new("struct voice_mouth *[]", [speaker.mouth for speaker in speakers])
+    return speakers, array, ffi.new("int32_t[]", len(speakers))
 
 
 def _open_library() -> Any:

@@ -105,9 +105,14 @@ class Hearing:
         return reason
 
     def heard(self, frame: Pcm) -> None:
-        """The packet that was next, decoded by voice.c with the decoder of `ear`."""
-        if self._inbound is not None:
-            self._inbound.played(frame)
+        """20 ms of the listener's rate, decoded here or by voice.c with the decoder of `ear`."""
+        self._heard_frames += 1
+        if self._frames is not None:
+            self._frames.put(frame)
+        if self._activity is not None and self._speech is not None:
+            change = self._activity.feed(frame, round(len(frame) / FRAME_S))
+            if change is not None:
+                self._speech.put(change)
 
     def mended(self) -> Mended:
         """By all decoders of the call."""
@@ -147,7 +152,7 @@ class Hearing:
         """See that frames of this rate come; what came before is heard first."""
         if self._inbound is None or self._inbound.rate != rate:
             self._mended = self.mended()
-            self._inbound = Inbound(rate, self._heard, self.ear)
+            self._inbound = Inbound(rate, self.heard, self.ear)
             for packet, arrived in self._take_before():
                 self._inbound.receive(packet, arrived)
             if self._inbound.deadline is not None and self._timer is None and not self._closed:
@@ -162,15 +167,6 @@ class Hearing:
         self._before.clear()
         self._packets_unread, self._missed = self._packets_unread + self._missed, 0
         return before
-
-    def _heard(self, frame: Pcm) -> None:
-        self._heard_frames += 1
-        if self._frames is not None:
-            self._frames.put(frame)
-        if self._activity is not None and self._speech is not None:
-            change = self._activity.feed(frame, round(len(frame) / FRAME_S))
-            if change is not None:
-                self._speech.put(change)
 
     def _hand_on(self, packet: RtpPacket, reader: Unread[AudioPacket]) -> None:
         if packet.payload:

@@ -41,11 +41,10 @@ Reason = TransceiverCounter
 class InboundStats:
     """Of all streams so far: packets; samples (at the rate of the PCM) where it says so.
 
-    received: all that were given. lost: given up. reordered: came after a later one, in time.
+    lost: given up. reordered: came after a later one, in time.
     resyncs: times that the timeline was left, by a change of source or a jump.
     """
 
-    received: int = 0
     lost: int = 0
     late: int = 0
     duplicate: int = 0
@@ -106,7 +105,6 @@ class Inbound:
 
         An empty payload (padding, or another payload type in the same sequence) keeps its place.
         """
-        self.stats.received += 1
         _, _, sequence, timestamp, ssrc, payload = packet
         ear = self._ear
         if (
@@ -122,11 +120,6 @@ class Inbound:
             reason = self._play(packet)
         ear.busy = bool(self._held) or self._rest is not None
         return reason
-
-    def played(self, frame: Pcm) -> None:
-        """voice.c has decoded the packet that was next."""
-        self.stats.received += 1
-        self._emit(frame)
 
     def expire(self, now: float) -> None:
         """Give up what was waited for long enough, and hand on what came after it."""

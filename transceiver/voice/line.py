@@ -11,8 +11,8 @@ ffi: Any = FFI()
 ffi.cdef(HEADER.read_text())
 
 # Each is zero when it is new, and freed with the last reference to it: a pointer to it is none.
-_LINE, _STREAM, _EAR = map(
-    ffi.typeof, ("struct voice_line *", "struct voice_stream *", "struct voice_ear *")
+_LINE, _STREAM, _EAR, _MOUTH = (
+    ffi.typeof(f"struct voice_{name} *") for name in ("line", "stream", "ear", "mouth")
 )
 
 
@@ -29,3 +29,8 @@ def new_stream() -> Any:
 def new_ear() -> Any:
     """The decoder of a call, and the packet that is next."""
     return ffi.new(_EAR)
+
+
+def new_mouth() -> Any:
+    """What a call has to say."""
+    return ffi.new(_MOUTH)

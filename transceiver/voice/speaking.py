@@ -2,20 +2,16 @@
 
 import asyncio
 import time
-from typing import Protocol
+from typing import Any, Protocol
 
 from voicerelay.transceiver.agent import SessionClosed
-from voicerelay.transceiver.voice.opus import Encoder, Pcm
 from voicerelay.transceiver.voice.outbound import Outbound
 from voicerelay.transceiver.voice.pacer import Pacer
 from voicerelay.transceiver.voice.pcm import PcmLike, as_pcm
 
 
-class Mouth(Protocol):
+class Carrier(Protocol):
     """What carries the voice of a call."""
-
-    def say(self, encoder: Encoder, frame: Pcm, due: float, dtx: bool) -> bool:
-        """Take 20 ms to be encoded and sent with those of other calls; False when it must be done here."""
 
     def send_frame(self, payload: bytes, due: float) -> None:
         """Send 20 ms of Opus."""
@@ -27,10 +23,10 @@ class Mouth(Protocol):
 class Speaking:
     """One call's."""
 
-    def __init__(self, short_id: str, pacer: Pacer, mouth: Mouth) -> None:
+    def __init__(self, short_id: str, pacer: Pacer, carrier: Carrier) -> None:
         self._short_id = short_id
         self._pacer = pacer
-        self._mouth = mouth
+        self._carrier = carrier
         self._waiters: set[asyncio.Future[None]] = set()
         self._closed = False
         self._said_ms = 0  # of the utterance that the end of the call has cut
@@ -74,21 +70,21 @@ class Speaking:
     def short_id(self) -> str:
         return self._short_id
 
+    @property
+    def mouth(self) -> Any:
+        return self.outbound.mouth
+
+    def wake(self) -> None:
+        self.outbound.wake()
+
     def encode(self, due: float, load: int) -> bytes | None:
-        outbound = self.outbound
-        frame = outbound.take(due, load)
-        if frame is None:
-            return None
-        encoder = outbound.encoder
-        if not len(frame) or encoder is None or self._mouth.say(encoder, frame, due, outbound.dtx):
-            return b""
-        return outbound.encode(frame)
+        return self.outbound.next_frame(due, load)
 
     def send(self, payload: bytes, due: float) -> None:
-        self._mouth.send_frame(payload, due)
+        self._carrier.send_frame(payload, due)
 
     def end(self, reason: str) -> None:
-        self._mouth.end(reason)
+        self._carrier.end(reason)
 
     # ---- waiting -----------------------------------------------------------------------------
 

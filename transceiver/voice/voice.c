@@ -250,19 +250,6 @@ int voice_decode(struct voice *voice)
 
 // ---- out ---------------------------------------------------------------------------------------------------
 
-// Queues 20 ms; the PCM must stay until voice_speak. 0: left to Python. -1: the queue is full.
-int voice_say(struct voice *voice, struct voice_line *line, void *encoder, const int16_t *pcm, int samples,
-              double due, int least)
-{
-    if (!line->connected || line->tx == NULL || line->failed)
-        return 0;
-    if (voice->frames >= VOICE_QUEUE)
-        return -1;
-    voice->frame[voice->frames++] = (struct voice_frame){
-        .line = line, .encoder = encoder, .pcm = pcm, .due = due, .samples = samples, .least = least};
-    return 1;
-}
-
 // The header of the 20 ms that are due, as path.py's VoicePath.frame (RFC 3550 §5.1, RFC 7587 §4.1).
 static void pack(struct voice_line *line, double due, uint8_t *data)
 {
@@ -347,7 +334,6 @@ void voice_speak(struct voice *voice)
     int count = 0, fd = -1;
     int frames = voice->frames;
     voice->frames = 0;
-    voice->sent = voice->not_sent = 0;
     for (int i = 0; i < frames; i++) {
         int length = make(voice, &voice->frame[i], voice->secret[i]);
         if (length == 0)
@@ -366,4 +352,43 @@ void voice_speak(struct voice *voice)
         count++;
     }
     send_all(voice, fd, messages, count);
+}
+
+// Takes the 20 ms that are due from each mouth that has them, for voice_speak; they stay where they are until then.
+// How many have been taken. Who is `left` to Python: 2 * index, and 1 more where only a writer is to be woken.
+int voice_turn(struct voice *voice, struct voice_mouth **mouths, int count, int64_t slot, double due, int load,
+               int32_t *left)
+{
+    int lefts = 0, taken = 0;
+    for (int i = 0; i < count; i++) {
+        struct voice_mouth *mouth = mouths[i];
+        struct voice_line *line = mouth->line;
+        if (slot < mouth->first)
+            continue;
+        if (line == NULL || !line->connected || line->tx == NULL || line->failed || mouth->encoder == NULL ||
+            mouth->stale || mouth->load != load || mouth->level < mouth->samples) {
+            left[lefts++] = 2 * i;
+            continue;
+        }
+        if (voice->frames >= VOICE_QUEUE)
+            voice_speak(voice);
+        voice->frame[voice->frames++] = (struct voice_frame){.line = line,
+                                                             .encoder = mouth->encoder,
+                                                             .pcm = mouth->ring + mouth->read,
+                                                             .due = due,
+                                                             .samples = mouth->samples,
+                                                             .least = mouth->least};
+        taken++;
+        mouth->level -= mouth->samples;
+        mouth->read = mouth->level > 0 ? (mouth->read + mouth->samples) % mouth->capacity : 0;
+        if (mouth->level == 0) // begin anew: the first frames' memory is still warm
+            mouth->write = 0;
+        mouth->fed = 0;
+        mouth->played += mouth->samples;
+        mouth->frames++;
+        if (mouth->refused && mouth->capacity - mouth->level - mouth->held >= mouth->wake_room)
+            left[lefts++] = 2 * i + 1;
+    }
+    voice->left_out = lefts;
+    return taken;
 }

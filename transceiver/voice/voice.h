@@ -64,6 +64,28 @@ struct voice_line {
     uint8_t failed; // libopus has refused a frame
 };
 
+// What a call has to say: a ring of PCM, and its encoder.
+struct voice_mouth {
+    struct voice_line *line; // NULL: Python sends
+    void *encoder;           // OpusEncoder; NULL: silent
+    int16_t *ring;           // whole frames, so that none wraps
+    int64_t first;           // slot of the first turn
+    int64_t played;          // samples of this utterance
+    uint64_t frames;         // said
+    int32_t capacity;        // in samples, as all of these
+    int32_t samples;         // of 20 ms
+    int32_t read;
+    int32_t write;
+    int32_t level;     // that wait
+    int32_t held;      // of the ring's room, for what a resampler still has
+    int32_t wake_room; // at which a writer that was refused is woken
+    int32_t least;     // bytes; a payload so short need not be sent (DTX)
+    int32_t load;      // how cheaply the encoder is set to encode
+    uint8_t stale;     // the encoder is to be set anew
+    uint8_t fed;       // written to since the latest frame
+    uint8_t refused;   // a writer waits for room
+};
+
 struct voice_libraries {
     int (*decode)(void *, const unsigned char *, int32_t, int16_t *, int, int);
     int32_t (*encode)(void *, const int16_t *, int, unsigned char *, int32_t);
@@ -88,7 +110,7 @@ struct voice_frame {
     const int16_t *pcm;
     double due;
     int32_t samples;
-    int32_t least; // a payload so short need not be sent (DTX)
+    int32_t least; // as of the mouth
 };
 
 struct voice_slot {
@@ -105,7 +127,8 @@ struct voice {
     int32_t packets;              // queued
     int32_t frames;               // queued
     uint32_t refused;             // packets of a call that are not authentic
-    uint32_t sent, not_sent;      // of the latest voice_speak
+    int32_t left_out;             // of the latest voice_turn
+    uint32_t sent, not_sent;      // packets, until Python has counted them
     struct voice_packet packet[VOICE_QUEUE];
     struct voice_frame frame[VOICE_QUEUE];
     uint8_t plain[VOICE_QUEUE][VOICE_MAX_BYTES];
@@ -122,6 +145,6 @@ void voice_forget(struct voice *voice, struct voice_line *line);
 int voice_take(struct voice *voice, const uint8_t *data, int bytes, const uint8_t *path);
 int voice_sort(struct voice *voice, void *messages, int count, int local);
 int voice_decode(struct voice *voice);
-int voice_say(struct voice *voice, struct voice_line *line, void *encoder, const int16_t *pcm, int samples,
-              double due, int least);
+int voice_turn(struct voice *voice, struct voice_mouth **mouths, int count, int64_t slot, double due, int load,
+               int32_t *left);
 void voice_speak(struct voice *voice);
