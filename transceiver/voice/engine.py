@@ -84,7 +84,7 @@ class Compiled(Engine):
         _give_libraries(voice.libraries)
         for local in range(len(voice.fds)):
             voice.fds[local] = NO_SOCKET
-        self._owners: dict[int, tuple[Owner, Any]] = {}  # and the lines, which must not go before
+        self._owners: dict[int, Owner] = {}  # they keep their lines
         self._number = 0
         shape = len(voice.pcm), len(voice.pcm[0])
         self._pcm = np.frombuffer(ffi.buffer(voice.pcm), np.int16).reshape(shape)
@@ -107,7 +107,7 @@ class Compiled(Engine):
                 self._number += 1
                 line.owner = self._number
             if self._lib.voice_connect(self._voice, line, path):
-                self._owners[line.owner] = owner, line
+                self._owners[line.owner] = owner
                 return
         self._lib.voice_forget(self._voice, line)
         self._owners.pop(line.owner, None)
@@ -127,17 +127,18 @@ class Compiled(Engine):
             return NONE
         voice.refused = 0
         frames, pcm, owners = 0, self._pcm, self._owners
-        for index in range(self._lib.voice_decode(voice)):
-            packet = voice.packet[index]
-            found = owners.get(packet.owner)
-            if found is None:  # ended since it was taken
+        count = self._lib.voice_decode(voice)
+        decoded = zip(voice.owner[0:count], voice.samples[0:count], strict=True)
+        for index, (number, samples) in enumerate(decoded):
+            owner = owners.get(number)
+            if owner is None:  # it has ended since the packet was taken
                 continue
-            samples = packet.samples
             if samples:
                 frames += 1
-                found[0].heard(pcm[index, :samples].copy())
+                owner.heard(pcm[index, :samples].copy())
             else:
-                found[0].opened(self._plain[index][: packet.bytes], packet.at)
+                packet = voice.packet[index]
+                owner.opened(self._plain[index][: packet.bytes], packet.at)
         return frames, refused
 
     def turn(self, phase: Phase, slot: int, due: float, load: int) -> tuple[int, Sequence[Speaker]]:

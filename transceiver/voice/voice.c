@@ -157,9 +157,8 @@ int voice_take(struct voice *voice, const uint8_t *data, int bytes, const uint8_
         return 1;
     }
     line->media_at = now();
-    *packet = (struct voice_packet){
-        .line = line, .at = line->media_at, .bytes = length, .owner = line->owner};
-    voice->packets++;
+    *packet = (struct voice_packet){.line = line, .at = line->media_at, .bytes = length};
+    voice->owner[voice->packets++] = line->owner;
     return 1;
 }
 
@@ -238,13 +237,13 @@ static int play(struct voice *voice, const struct voice_packet *packet, const ui
     return samples;
 }
 
-// Decodes what is queued; how many packets there were. Their samples say which of them are PCM now.
+// Decodes what is queued; how many packets there were.
 int voice_decode(struct voice *voice)
 {
     int count = voice->packets;
     voice->packets = 0;
     for (int i = 0; i < count; i++)
-        voice->packet[i].samples = play(voice, &voice->packet[i], voice->plain[i], voice->pcm[i]);
+        voice->samples[i] = play(voice, &voice->packet[i], voice->plain[i], voice->pcm[i]);
     return count;
 }
 

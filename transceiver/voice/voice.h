@@ -94,13 +94,11 @@ struct voice_libraries {
     int (*protect)(void *, void *, int *);
 };
 
-// A packet that has been decrypted; after voice_decode 20 ms of PCM, or what Python is to judge.
+// A packet that has been decrypted.
 struct voice_packet {
     struct voice_line *line;
     double at;
     int32_t bytes;
-    int32_t samples; // of PCM; 0: none
-    uint32_t owner;
 };
 
 // 20 ms to be said.
@@ -130,6 +128,8 @@ struct voice {
     int32_t left_out;             // of the latest voice_turn
     uint32_t sent, not_sent;      // packets, until Python has counted them
     struct voice_packet packet[VOICE_QUEUE];
+    uint32_t owner[VOICE_QUEUE];  // of each packet
+    int32_t samples[VOICE_QUEUE]; // of PCM that voice_decode has made of it; 0: it is for Python to judge
     struct voice_frame frame[VOICE_QUEUE];
     uint8_t plain[VOICE_QUEUE][VOICE_MAX_BYTES];
     uint8_t secret[VOICE_QUEUE][VOICE_MAX_BYTES];
