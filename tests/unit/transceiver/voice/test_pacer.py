@@ -65,7 +65,9 @@ def dues(schedule: Schedule, now: float) -> list[float]:
     """The frames of everything that is due at `now`."""
     found = []
     while (turn := schedule.take(now)) is not None:
-        found += [s * SLOT_S for s in turn.slots for first in turn.phase.speakers.values() if s >= first]
+        found += [
+            s * SLOT_S for s in turn.slots for first in turn.phase.speakers.values() if s >= first
+        ]
     return found
 
 
