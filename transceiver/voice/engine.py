@@ -5,21 +5,17 @@ is before it.
 """
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, Final, Protocol
 
 import numpy as np
 
-from voicerelay.transceiver.voice import opus, srtp
+from voicerelay.transceiver.voice import LIBRARY, opus, srtp
 from voicerelay.transceiver.voice.line import ffi
 from voicerelay.transceiver.voice.opus import Pcm
 from voicerelay.transceiver.voice.phase import Phase, Speaker
 
-LIBRARY: Final = Path(__file__).with_name("libvoice.so.1")
 VERSION: Final = 1  # of the structs, as in voice.h
 NO_SOCKET: Final = -1
-
-
 FULL: Final = -1
 NONE: Final = (0, 0)
 
