@@ -34,7 +34,6 @@ class Conversation(Session):
         self._id = public_id
         self.request = request
         self.begun_at = time.monotonic()
-        self.packets_in = 0
         self._voice: VoicePath | None = None
         self._hearing = Hearing()
         self._speaking = Speaking(self.short_id, pacer, self)
@@ -61,6 +60,11 @@ class Conversation(Session):
     def short_id(self) -> str:
         """Enough to find the session in a log, too little to end it."""
         return self._id[-6:]
+
+    @property
+    def packets_in(self) -> int:
+        """Of RTP, so far."""
+        return self._hearing.packets_in
 
     @property
     def voice(self) -> VoicePath | None:

@@ -16,7 +16,9 @@ from voicerelay.shm.frame import MAX_DATAGRAM_BYTES
 from voicerelay.shm.receive import MAX_BATCH, Batch, Source, source_path
 from voicerelay.transceiver.voice.pacer import SLOT_S
 
-LOOK_S: Final = 2 * SLOT_S  # a fifth of a voice frame; the pacer's timer goes off in the same moment
+LOOK_S: Final = (
+    2 * SLOT_S
+)  # a fifth of a voice frame; the pacer's timer goes off in the same moment
 WEIGHT: Final = 0.25  # of the newest look in the average
 BUSY: Final = 1.0  # packets that come in LOOK_S, on average
 MAX_CACHED_PATHS: Final = 16_384

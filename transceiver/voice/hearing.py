@@ -40,6 +40,7 @@ class Hearing:
 
     def __init__(self) -> None:
         self.ear = new_ear()  # whose decoder voice.c uses, if it is there
+        self.packets_in = 0
         self._inbound: Inbound | None = None
         self._frames: Unread[Pcm] | None = None
         self._packets: Unread[AudioPacket] | None = None
@@ -89,6 +90,7 @@ class Hearing:
 
     def receive(self, packet: RtpPacket, now: float) -> TransceiverCounter | None:
         """A packet that SRTP has authenticated; the reason if its voice is dropped."""
+        self.packets_in += 1
         if self._closed:
             return None
         if self._packets is not None:
@@ -105,14 +107,9 @@ class Hearing:
         return reason
 
     def heard(self, frame: Pcm) -> None:
-        """20 ms of the listener's rate, decoded here or by voice.c with the decoder of `ear`."""
-        self._heard_frames += 1
-        if self._frames is not None:
-            self._frames.put(frame)
-        if self._activity is not None and self._speech is not None:
-            change = self._activity.feed(frame, round(len(frame) / FRAME_S))
-            if change is not None:
-                self._speech.put(change)
+        """The packet that was next, decoded by voice.c with the decoder of `ear`."""
+        self.packets_in += 1
+        self._emit(frame)
 
     def mended(self) -> Mended:
         """By all decoders of the call."""
@@ -152,7 +149,7 @@ class Hearing:
         """See that frames of this rate come; what came before is heard first."""
         if self._inbound is None or self._inbound.rate != rate:
             self._mended = self.mended()
-            self._inbound = Inbound(rate, self.heard, self.ear)
+            self._inbound = Inbound(rate, self._emit, self.ear)
             for packet, arrived in self._take_before():
                 self._inbound.receive(packet, arrived)
             if self._inbound.deadline is not None and self._timer is None and not self._closed:
@@ -167,6 +164,15 @@ class Hearing:
         self._before.clear()
         self._packets_unread, self._missed = self._packets_unread + self._missed, 0
         return before
+
+    def _emit(self, frame: Pcm) -> None:
+        self._heard_frames += 1
+        if self._frames is not None:
+            self._frames.put(frame)
+        if self._activity is not None and self._speech is not None:
+            change = self._activity.feed(frame, round(len(frame) / FRAME_S))
+            if change is not None:
+                self._speech.put(change)
 
     def _hand_on(self, packet: RtpPacket, reader: Unread[AudioPacket]) -> None:
         if packet.payload:
