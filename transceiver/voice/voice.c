@@ -203,7 +203,31 @@ static void count_in(struct voice_stream *stream, uint16_t sequence, uint32_t ti
     stream->timed = 1;
 }
 
-// Decodes a packet if it is the one that is next, and as plain as they come; samples of PCM.
+// Bytes of payload and where it begins, without CSRCs, header extension and padding (RFC 3550 §5.1), as rtp.py
+// has them; 0 also for what is no RTP packet.
+static int payload_of(const uint8_t *data, int bytes, int *start)
+{
+    int end = bytes;
+    *start = RTP_HEADER_BYTES;
+    if (data[0] != 0x80) {
+        if (data[0] >> 6 != 2)
+            return 0;
+        *start += 4 * (data[0] & 0x0F);
+        if (data[0] & 0x10) {
+            if (bytes < *start + 4)
+                return 0;
+            *start += 4 + 4 * read16(data + *start + 2);
+        }
+        if (data[0] & 0x20) {
+            if (data[bytes - 1] == 0)
+                return 0;
+            end -= data[bytes - 1];
+        }
+    }
+    return end > *start ? end - *start : 0;
+}
+
+// Decodes a packet if it is the one that is next, and plain; samples of PCM.
 static int play(struct voice *voice, const struct voice_packet *packet, const uint8_t *data, int16_t *pcm)
 {
     struct voice_line *line = packet->line;
@@ -211,9 +235,11 @@ static int play(struct voice *voice, const struct voice_packet *packet, const ui
         return 0;
     struct voice_ear *ear = line->ear;
     struct voice_stream *stream = line->stream;
-    int bytes = packet->bytes - RTP_HEADER_BYTES;
-    if (ear == NULL || stream == NULL || ear->decoder == NULL || !ear->begun || ear->busy || bytes <= 0 ||
-        data[0] != 0x80 || (data[1] & 0x7F) != line->payload_type)
+    if (ear == NULL || stream == NULL || ear->decoder == NULL || !ear->begun || ear->busy ||
+        packet->bytes < RTP_HEADER_BYTES || (data[1] & 0x7F) != line->payload_type)
+        return 0;
+    int start, bytes = payload_of(data, packet->bytes, &start);
+    if (bytes == 0)
         return 0;
     uint16_t sequence = read16(data + 2);
     uint32_t timestamp = read32(data + 4), ssrc = read32(data + 8);
@@ -222,7 +248,7 @@ static int play(struct voice *voice, const struct voice_packet *packet, const ui
     uint32_t ahead = (uint32_t)(sequence - stream->highest) & 0xFFFF;
     if (ahead > MAX_SEQUENCE_JUMP && ahead < 0x8000)
         return 0;
-    const uint8_t *payload = data + RTP_HEADER_BYTES;
+    const uint8_t *payload = data + start;
     int rate = (int)CLOCK_RATE_HZ / ear->ticks;
     if (voice->libraries.samples(payload, bytes, rate) != ear->samples)
         return 0;
