@@ -178,12 +178,18 @@ class IceAgent:
         self.selected = None
 
     def _match(self, username: bytes | None, now: float) -> Credentials | None:
-        """The credentials that a USERNAME "ours:theirs" names (RFC 8445 §7.2.2)."""
+        """The credentials that a USERNAME "ours:theirs" names (RFC 8445 §7.2.2).
+
+        A check may come before we are told theirs; ours and the password decide (§7.3).
+        """
         candidates = [self.credentials]
         if self._previous is not None and now < self._previous_until:
             candidates.append(self._previous)
         for credentials in candidates:
-            if username == credentials.ufrag + b":" + credentials.remote_ufrag:
+            known = credentials.ufrag + b":" + credentials.remote_ufrag
+            unmet = credentials.ufrag and not credentials.remote_ufrag
+            early = unmet and username is not None and username.startswith(known)
+            if username == known or early:
                 return credentials
         return None
 
