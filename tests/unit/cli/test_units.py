@@ -59,7 +59,8 @@ def test_every_template_is_used_and_filled() -> None:
     used = {Path(place).name for place in files}
     templates = {path.name for path in voicerelay.systemd.FOLDER.glob("voicerelay*")}
     assert templates <= used
-    assert not [place for place, text in files.items() if Template(text).get_identifiers()]
+    left = {name for text in files.values() for name in Template(text).get_identifiers()}
+    assert left == {"MAINPID"}  # systemd fills that
 
 
 def test_the_target_wants_every_process_and_socket() -> None:
@@ -99,6 +100,12 @@ def test_with_steering_transceivers_have_sockets_and_control_one_capability() ->
     assert lines(control, "FileDescriptorStoreMax") == [str(STORED_DESCRIPTORS)]
     for other in ("relay@", "transceiver@"):
         assert "CAP_" not in files[f"systemd/system/voicerelay-{other}.service"]
+
+
+def test_a_reload_lets_a_transceivers_calls_end() -> None:
+    unit = render(plan())["systemd/system/voicerelay-transceiver@.service"]
+
+    assert lines(unit, "ExecReload") == ["/bin/kill -s QUIT $MAINPID"]
 
 
 def test_without_an_address_there_is_no_admin_unit() -> None:
