@@ -1,7 +1,6 @@
 """The shared-memory segments of one running instance: created by control, checked by everybody who attaches."""
 
 import os
-import secrets
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -102,7 +101,7 @@ class Region:
         _check_space(sizes.total_bytes + COUNTERS_BYTES)
         tables = _open(_tables_name(name), sizes.total_bytes)
         counters = _open(_counters_name(name), COUNTERS_BYTES)
-        key = secrets.token_bytes(CLUSTER_KEY_BYTES)
+        key = os.urandom(CLUSTER_KEY_BYTES)
         header = (ABI, HEADER_BYTES, boot_id(), instance, key, sizes.routes, sizes.flows)
         _HEADER.pack_into(tables, 0, b"", *header, sizes.capacity)
         tables[: len(MAGIC)] = MAGIC  # last: a region without it is not finished
