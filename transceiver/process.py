@@ -116,7 +116,15 @@ class TransceiverProcess:
         internal: Internal | None = None
         try:
             records = self._record(registry)
-            internal = Internal(registry, block, pacer, self._agent, records)
+            internal = Internal(
+                registry,
+                block,
+                pacer,
+                self._agent,
+                records,
+                self._obey,
+                settings.drain_deadline_s,
+            )
             await internal.start(self._run_dir)
             front = self._front(registry, siblings, region, block)
             await front.start()
