@@ -263,13 +263,18 @@ static int play(struct voice *voice, const struct voice_packet *packet, const ui
     return samples;
 }
 
-// Decodes what is queued; how many packets there were.
+// Decodes what is queued; how many packets there were. What comes behind one that is left to Python is left to it too,
+// for Python has not judged the first yet, and `busy` says so until it has.
 int voice_decode(struct voice *voice)
 {
     int count = voice->packets;
     voice->packets = 0;
-    for (int i = 0; i < count; i++)
+    for (int i = 0; i < count; i++) {
+        const struct voice_line *line = voice->packet[i].line;
         voice->samples[i] = play(voice, &voice->packet[i], voice->plain[i], voice->pcm[i]);
+        if (voice->samples[i] == 0 && line != NULL && line->ear != NULL)
+            line->ear->busy = 1;
+    }
     return count;
 }
 

@@ -168,9 +168,7 @@ class Hearers:
         for wait, data in list(self.late):
             if wait <= 0:
                 self.late.remove((wait, data))
-                self.hand_on(0)
                 self.arrive(data)
-                self.hand_on(0)
 
     def say(self, count: int) -> None:
         for _ in range(count % 16 + 1):
@@ -224,14 +222,12 @@ class Hearers:
         self.pass_on(self.send(b"\x80", OPUS, bodies[how % 7 % 4]))
 
     def jump(self, packets: int) -> None:
-        self.hand_on(0)
         self.skip(packets % WRAP, packets)
 
     def pause(self, ticks: int) -> None:
         self.skip(0, ticks)
 
     def change_source(self, which: int) -> None:
-        self.hand_on(0)
         self.ssrc = SSRCS[which % len(SSRCS)]
 
     def change_length(self, which: int) -> None:
