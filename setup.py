@@ -45,12 +45,20 @@ FAST_PATH = Program(
     Path("relay/libfastpath.so.1"),
 )
 
+VOICE = Program(
+    "voice in C",
+    ("cc", "gcc", "clang"),
+    ("-O2", "-Wall", "-shared", "-fPIC"),
+    Path("transceiver/voice/voice.c"),
+    Path("transceiver/voice/libvoice.so.1"),
+)
+
 
 class BuildWithPrograms(build_py):
     """Compiles the programs before the packages are collected."""
 
     def run(self) -> None:
-        for program in (STEERING, FAST_PATH):
+        for program in (STEERING, FAST_PATH, VOICE):
             reason = self.build_program(program)
             if reason:
                 self.announce(f"built without {program.what}: {reason}", level=logging.WARNING)

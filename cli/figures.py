@@ -47,6 +47,17 @@ class TransceiverFigures:
         found: Json | None = await self._first("DELETE", _session_path(wanted), {"reason": reason})
         return found
 
+    async def drain(self, slot: int, deadline_s: int | None = None) -> Json | None:
+        """Have one take no new calls: its slot, calls and deadline. None when it does not answer."""
+        query = {} if deadline_s is None else {"deadline": str(deadline_s)}
+        found: Json | None = await self._ask(slot, "PUT", "/internal/drain", query)
+        return found
+
+    async def undrain(self, slot: int) -> Json | None:
+        """Have one take new calls again: its slot and calls. None when it does not answer."""
+        found: Json | None = await self._ask(slot, "DELETE", "/internal/drain")
+        return found
+
     async def _ask_all(self, path: str) -> dict[int, Any]:
         slots = self.slots()
         answers = await asyncio.gather(*(self._ask(slot, "GET", path) for slot in slots))

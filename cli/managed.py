@@ -10,6 +10,7 @@ from voicerelay.cli.errors import UserError
 from voicerelay.cli.place import fds_of
 from voicerelay.cli.roles import describe
 from voicerelay.cli.units import LOCK, socket_name
+from voicerelay.cli.unsupervised import SYSTEMD
 from voicerelay.control.process import ControlSettings
 from voicerelay.relay import steering
 from voicerelay.relay.steering import STEERED_NAMES, SteeredGroup
@@ -65,7 +66,7 @@ class Inheritance:
             portable_because="" if self.groups else "--steering is off in the units",
             transceiver_sockets=len(self.transceivers),
             receive_buffer_bytes=network.receive_buffer_bytes(self.relays + self.transceivers),
-            manager="systemd",
+            manager=SYSTEMD,
         )
         return ControlSettings(
             run_dir=str(config.run_dir),

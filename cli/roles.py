@@ -8,6 +8,7 @@ from typing import Any
 
 from voicerelay import __version__
 from voicerelay.cli import network
+from voicerelay.cli.admin.settings import AdminSettings
 from voicerelay.cli.config import Config
 from voicerelay.relay.process import RelaySettings
 from voicerelay.shm import rundir
@@ -52,6 +53,19 @@ def transceiver_settings(
         backend_vad=config.backend_vad,
         call_records=config.call_records,
         drain_deadline_s=config.drain_deadline,
+    )
+
+
+def admin_settings(config: Config) -> AdminSettings:
+    """Of the admin process, where the configuration has an address for it."""
+    assert config.admin_address is not None
+    host, port = config.admin_address
+    return AdminSettings(
+        run_dir=str(config.run_dir),
+        host=host,
+        port=port,
+        log_level=config.log_level,
+        log_format=config.log_format,
     )
 
 

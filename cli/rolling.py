@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from voicerelay.cli import unsupervised
 from voicerelay.cli.commands import MAX_MESSAGE_BYTES, Command
 from voicerelay.cli.errors import UserError
 from voicerelay.cli.status import is_running, with_instance
@@ -41,6 +42,12 @@ def drain(
 
     New calls go to the others, or get 503 with Retry-After when there is none.
     """
+    if unsupervised.under_systemd(run_dir):
+        if undrain:
+            unsupervised.undrain(run_dir, slots)
+        else:
+            unsupervised.drain(run_dir, slots, deadline, wait)
+        return
     kind = "undrain" if undrain else "drain"
     ask(run_dir, Command(kind, deadline, list(slots)), wait)
 
@@ -84,6 +91,8 @@ def stop(run_dir: Path, drain: bool, deadline: int | None) -> None:
 
 def ask(run_dir: Path, command: Command, wait: bool = True) -> None:
     """Give a command and print what is said of it. Raises UserError when it fails."""
+    if unsupervised.under_systemd(run_dir):
+        unsupervised.refuse(command.kind)
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as sock:
         try:
             sock.connect(str(supervisor_socket(run_dir)))

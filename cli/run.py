@@ -13,16 +13,16 @@ from voicerelay.cli.options import config_option, sources_of
 from voicerelay.shm import rundir
 from voicerelay.shm.notify import Managed
 
-CONTROL, RELAY, TRANSCEIVER = "control", "relay", "transceiver"
+CONTROL, RELAY, TRANSCEIVER, ADMIN = "control", "relay", "transceiver", "admin"
 
 
 @click.command()
-@click.argument("role", type=click.Choice((CONTROL, RELAY, TRANSCEIVER)))
+@click.argument("role", type=click.Choice((CONTROL, RELAY, TRANSCEIVER, ADMIN)))
 @click.argument("index", type=click.IntRange(0), default=0)
 @config_option
 @click.pass_context
 def run(ctx: click.Context, role: str, index: int, config_file: Path | None) -> None:
-    """One process of an instance, for systemd: control, relay INDEX or transceiver INDEX.
+    """One process of an instance, for systemd: control, relay INDEX, transceiver INDEX or admin.
 
     Sockets come by LISTEN_FDS; NOTIFY_SOCKET hears of readiness and of the work going on.
     """
@@ -32,8 +32,10 @@ def run(ctx: click.Context, role: str, index: int, config_file: Path | None) -> 
         run_control(config, managed)
     elif role == RELAY:
         run_relay(config, index, managed)
-    else:
+    elif role == TRANSCEIVER:
         run_transceiver(config, index, managed)
+    else:
+        run_admin(config, managed)
     if managed.failed:
         raise SystemExit(UserError.exit_code)
 
@@ -63,6 +65,16 @@ def run_transceiver(config: Config, slot: int, managed: Managed) -> None:
     hosts = network.candidate_hosts(listen_hosts(config.run_dir), list(config.public_ip))
     candidates = [(host, config.port) for host in hosts]
     main(transceiver_settings(config, slot, candidates), managed)
+
+
+def run_admin(config: Config, managed: Managed) -> None:
+    """Raises UserError."""
+    from voicerelay.cli.admin.process import main  # noqa: PLC0415
+    from voicerelay.cli.roles import admin_settings  # noqa: PLC0415
+
+    if config.admin_address is None:
+        raise UserError("the configuration has no --admin; run `voicerelay systemd install` again")
+    main(admin_settings(config), managed)
 
 
 def listen_hosts(run_dir: Path) -> list[str]:

@@ -78,16 +78,27 @@ class StatusReader:
 
     def read(self) -> dict[str, Any]:
         """Raises NotRunning."""
+        region = self.region()
+        try:
+            return status_of(self._run_dir, region)
+        except (OSError, ValueError) as exc:
+            raise self._unreadable(exc) from None
+
+    def region(self) -> Region:
+        """The instance's tables and counters; another one once control has made it. Raises NotRunning."""
         name = rundir.region_name(self._run_dir)
         try:
             segment = segment_inode(name)
             if self._region is None or segment != self._segment:
                 self.close()
                 self._region, self._segment = Region.attach(name), segment
-            return status_of(self._run_dir, self._region)
-        except (OSError, ValueError, RegionMismatch) as exc:
-            self.close()
-            raise NotRunning(f"the instance in {self._run_dir} cannot be read: {exc}") from None
+            return self._region
+        except (OSError, RegionMismatch) as exc:
+            raise self._unreadable(exc) from None
+
+    def _unreadable(self, why: Exception) -> NotRunning:
+        self.close()
+        return NotRunning(f"the instance in {self._run_dir} cannot be read: {why}")
 
     def close(self) -> None:
         if self._region is not None:

@@ -5,7 +5,6 @@ import os
 from dataclasses import asdict, replace
 
 from voicerelay.cli import roles
-from voicerelay.cli.admin.settings import AdminSettings
 from voicerelay.cli.config import Config
 from voicerelay.cli.place import Place, fds_of
 from voicerelay.control.process import ControlSettings
@@ -42,15 +41,5 @@ def transceiver(config: Config, place: Place, slot: int, held: bool, lifeline: i
 
 def admin(config: Config, lifeline: int) -> str:
     """For `python -m voicerelay.cli.admin`, where the configuration has an address for it."""
-    assert config.admin_address is not None
-    host, port = config.admin_address
-    settings = AdminSettings(
-        run_dir=str(config.run_dir),
-        host=host,
-        port=port,
-        lifeline=lifeline,
-        parent=os.getpid(),
-        log_level=config.log_level,
-        log_format=config.log_format,
-    )
-    return json.dumps(asdict(settings))
+    settings = roles.admin_settings(config)
+    return json.dumps(asdict(replace(settings, lifeline=lifeline, parent=os.getpid())))

@@ -15,16 +15,19 @@ from voicerelay.cli.network import (
 )
 from voicerelay.relay.steering import STEERED_NAMES
 from voicerelay.systemd import template
+from voicerelay.transceiver.signalling.cors import is_loopback
 
 RUN = Path("/run")
 LOCK = "lock"  # in control's file-descriptor store
 STORED_DESCRIPTORS = 1 + MAX_LISTEN_ADDRESSES * len(STEERED_NAMES)
 MAX_EXPOSURE = 20  # of every service, as `systemd-analyze security --threshold=` counts: 2.0 of 10
+ADMIN = "voicerelay-admin.service"  # where the configuration has an address for it
 _UNITS = (
     "voicerelay.target",
     "voicerelay-control.service",
     "voicerelay-relay@.service",
     "voicerelay-transceiver@.service",
+    ADMIN,
     "voicerelay-udp@.socket",
 )
 # Below /etc, and the template of each.
@@ -42,6 +45,7 @@ _STEERING_RIGHTS = """\
 CapabilityBoundingSet=CAP_BPF
 AmbientCapabilities=CAP_BPF
 SystemCallFilter=bpf"""
+_THIS_MACHINE_ALONE = "IPAddressDeny=any\nIPAddressAllow=localhost"
 _NO_RIGHTS = "CapabilityBoundingSet=\nPrivateUsers=yes"
 
 
@@ -71,7 +75,11 @@ def socket_name(role: str, index: int) -> str:
 def render(plan: Plan) -> dict[str, str]:
     """Every file by its path below /etc. Raises UserError."""
     values = _values(plan)
-    return {place: template(name).substitute(values) for place, name in PLACES.items()}
+    return {
+        place: template(name).substitute(values)
+        for place, name in PLACES.items()
+        if name != ADMIN or plan.config.admin_address
+    }
 
 
 def _values(plan: Plan) -> dict[str, str]:
@@ -81,6 +89,8 @@ def _values(plan: Plan) -> dict[str, str]:
     services = ["voicerelay-control.service"]
     services += [f"voicerelay-relay@{i}.service" for i in range(config.relays)]
     services += [f"voicerelay-transceiver@{i}.service" for i in range(config.transceivers)]
+    if config.admin_address:
+        services.append(ADMIN)
     environment = {"PYTHONUNBUFFERED": "1", **plan.environment}
     directory = quote(str(plan.app_dir or "/")).strip('"')  # this line takes no quotes
     values = {
@@ -98,8 +108,19 @@ def _values(plan: Plan) -> dict[str, str]:
         "restart": template("restart.conf").substitute().rstrip(),
         "runtime_directory": quote(str(config.run_dir.relative_to(RUN))),
         "reach": reach(plan.reads),
+        "admin_peers": _admin_peers(config),
     }
     return values | {"sandbox": template("sandbox.conf").substitute(values).rstrip()}
+
+
+def _admin_peers(config: Config) -> str:
+    """Who the admin process may speak with: on loopback, this machine."""
+    host, _ = config.admin_address or ("", 0)
+    return (
+        _THIS_MACHINE_ALONE
+        if is_loopback(host)
+        else "# An address for others: a firewall says for whom."
+    )
 
 
 def reach(reads: Iterable[Path]) -> str:

@@ -4,7 +4,7 @@ from voicerelay.control.adoption import HUNG_RELAY_S, Adoption
 from voicerelay.control.peer import Action, Close, Kill, Peer, Send
 from voicerelay.control.plane import Plane
 from voicerelay.control.records import Records
-from voicerelay.control.starvation import Look, starves, ticks_if_runnable
+from voicerelay.control.starvation import IsStopped, Look, is_stopped, starves, ticks_if_runnable
 from voicerelay.shm import protocol
 from voicerelay.shm.counters import ControlCounter, Counters
 from voicerelay.shm.protocol import RELAY, Message
@@ -30,9 +30,11 @@ class ControlState:
         now: float,
         plane: Plane | None = None,
         look: Look = ticks_if_runnable,
+        stopped: IsStopped = is_stopped,
     ) -> None:
         self._region = region
         self._look = look
+        self._stopped = stopped
         self._counters: Counters = region.counters
         self.block = self._counters.control()
         beat = self.block.beat  # large tables take seconds
@@ -172,7 +174,8 @@ class ControlState:
             peer.killed = True
             kind = ControlCounter.RELAYS_KILLED if is_relay else ControlCounter.TRANSCEIVERS_KILLED
             self.block.add(kind)
-            return [Kill(peer_id, f"{peer.role} {peer.index} hangs")]
+            adopt = self._adoption.adopt_orphans() if is_relay else []
+            return [*adopt, Kill(peer_id, f"{peer.role} {peer.index} hangs")]
         if is_relay and peer.still_s >= HUNG_RELAY_S:
             if peer.still_s - elapsed < HUNG_RELAY_S:
                 peer.ticks = self._look(block.pid)
@@ -182,7 +185,8 @@ class ControlState:
     def _hangs(self, relay: Peer, pid: int) -> bool:
         """Whether a successor would do better."""
         if relay.still_s < KILL_RELAY_S:
-            return False
+            # Who is stopped does not wait for a core: another look would tell nothing.
+            return relay.still_s >= HUNG_RELAY_S and self._stopped(pid)
         return relay.still_s >= STARVING_RELAY_S or not starves(relay.ticks, self._look(pid))
 
     # ---- tables ------------------------------------------------------------------------------

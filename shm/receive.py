@@ -41,18 +41,19 @@ class Batch:
         self._memory = bytearray(MAX_BATCH * SLOT_BYTES)
         self._names = bytearray(MAX_BATCH * self._name_bytes)
         self._vectors = bytearray(MAX_BATCH * _IOVEC.size)
-        self._headers = bytearray(MAX_BATCH * _MMSGHDR.size)
+        self._descriptions = bytearray(MAX_BATCH * _MMSGHDR.size)
         store, names, vectors, headers = map(
-            _address, (self._memory, self._names, self._vectors, self._headers)
+            _address, (self._memory, self._names, self._vectors, self._descriptions)
         )
         for i in range(MAX_BATCH):
             _IOVEC.pack_into(self._vectors, i * _IOVEC.size, store + i * SLOT_BYTES, _RECEIVE_BYTES)
             name, vector = names + i * self._name_bytes, vectors + i * _IOVEC.size
             header = name, self._name_bytes, vector, 1, 0, 0, 0, 0
-            _MMSGHDR.pack_into(self._headers, i * _MMSGHDR.size, *header)
+            _MMSGHDR.pack_into(self._descriptions, i * _MMSGHDR.size, *header)
+        self.headers = headers  # where the kernel's struct mmsghdr of each lie
         self._pointer = ctypes.c_void_p(headers)
         self.store = memoryview(self._memory)
-        self.sizes = memoryview(self._headers).cast("I")
+        self.sizes = memoryview(self._descriptions).cast("I")
         self.places = tuple(
             (i * SLOT_BYTES, (i * _MMSGHDR.size + 56) // 4) for i in range(MAX_BATCH)
         )

@@ -1,14 +1,10 @@
 """The shared-memory segments of one running instance: created by control, checked by everybody who attaches."""
 
-import contextlib
 import os
-import secrets
 import struct
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from multiprocessing import resource_tracker
-from multiprocessing.shared_memory import SharedMemory
+from mmap import mmap
 from pathlib import Path
 from typing import TypeVar
 
@@ -84,17 +80,17 @@ class Region:
     Counters are written by each process in its own block.
     """
 
-    def __init__(self, name: str, tables: SharedMemory, counters: SharedMemory) -> None:
+    def __init__(self, name: str, tables: mmap, counters: mmap) -> None:
         self.name = name
         self._tables = tables
         self._counters = counters
-        self._buffer = _buffer(tables)
+        self._buffer = memoryview(tables)
         self._in_use: list[TableReader] = []
         header = _HEADER.unpack_from(self._buffer)
         self.instance: bytes = header[4]
         self.cluster_key: bytes = header[5]
         self.sizes = Sizes(header[8], header[6], header[7])
-        self.counters = Counters(_buffer(counters))
+        self.counters = Counters(memoryview(counters))
         # Touch every page now: a flood of unknown keys must not grow anybody's memory later.
         self.touched = len(bytes(self._buffer[::_PAGE_BYTES]))
 
@@ -105,11 +101,10 @@ class Region:
         _check_space(sizes.total_bytes + COUNTERS_BYTES)
         tables = _open(_tables_name(name), sizes.total_bytes)
         counters = _open(_counters_name(name), COUNTERS_BYTES)
-        key = secrets.token_bytes(CLUSTER_KEY_BYTES)
+        key = os.urandom(CLUSTER_KEY_BYTES)
         header = (ABI, HEADER_BYTES, boot_id(), instance, key, sizes.routes, sizes.flows)
-        buffer = _buffer(tables)
-        _HEADER.pack_into(buffer, 0, b"", *header, sizes.capacity)
-        buffer[: len(MAGIC)] = MAGIC  # last: a region without it is not finished
+        _HEADER.pack_into(tables, 0, b"", *header, sizes.capacity)
+        tables[: len(MAGIC)] = MAGIC  # last: a region without it is not finished
         return cls(name, tables, counters)
 
     @classmethod
@@ -131,7 +126,7 @@ class Region:
         except (FileNotFoundError, ValueError) as exc:
             tables.close()
             raise RegionMismatch("its counters are missing") from exc
-        if counters.size < COUNTERS_BYTES:
+        if len(counters) < COUNTERS_BYTES:
             tables.close()
             counters.close()
             raise RegionMismatch("its counters are of another size")
@@ -221,39 +216,27 @@ def _counters_name(name: str) -> str:
     return f"{name}.counters"
 
 
-class _Segment(SharedMemory):
-    """Forgives views that are still held when the interpreter ends: the kernel unmaps them all."""
+def _open(name: str, create_bytes: int = 0) -> mmap:
+    """Create (with a size) or attach, as shm_open(3) does it. Raises OSError, or ValueError for an empty one.
 
-    def __del__(self) -> None:
-        with contextlib.suppress(BufferError, OSError):
-            self.close()
-
-
-def _open(name: str, create_bytes: int = 0) -> SharedMemory:
-    """Create (with a size) or attach, without Python's resource tracker.
-
-    The tracker would unlink the segment for everybody when the first process that saw it exits.
+    Not `multiprocessing.shared_memory`: up to Python 3.12 its resource tracker is a process more for each
+    of ours, and unlinks the segment for everybody when the first one that saw it exits.
     """
-    create = create_bytes > 0
-    if sys.version_info >= (3, 13):
-        return _Segment(name, create, create_bytes, track=False)
-    memory = _Segment(name, create, create_bytes)
-    resource_tracker.unregister(f"/{memory.name}", "shared_memory")
-    return memory
+    flags = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
+    fd = os.open(_SHM_DIR / name, flags | (os.O_CREAT | os.O_EXCL if create_bytes else 0), 0o600)
+    try:
+        if create_bytes:
+            os.ftruncate(fd, create_bytes)
+        return mmap(fd, 0)
+    finally:
+        os.close(fd)
 
 
-def _buffer(memory: SharedMemory) -> memoryview:
-    assert memory.buf is not None  # only a closed segment has none
-    return memory.buf
-
-
-def _mismatch(memory: SharedMemory, instance: bytes | None) -> str:
+def _mismatch(memory: mmap, instance: bytes | None) -> str:
     """Why a segment must not be used; empty when it may."""
-    if memory.size < HEADER_BYTES:
+    if len(memory) < HEADER_BYTES:
         return "it is too small"
-    magic, abi, header_bytes, boot, owner, _, routes, flows, capacity = _HEADER.unpack_from(
-        _buffer(memory)
-    )
+    magic, abi, header_bytes, boot, owner, _, routes, flows, capacity = _HEADER.unpack_from(memory)
     if magic != MAGIC or header_bytes != HEADER_BYTES:
         return "it is not a voicerelay region"
     if abi != ABI:
@@ -265,7 +248,7 @@ def _mismatch(memory: SharedMemory, instance: bytes | None) -> str:
     if not MIN_CAPACITY <= capacity <= MAX_CAPACITY:
         return "its sizes are out of range"
     sizes = Sizes.for_capacity(capacity)
-    if (sizes.routes, sizes.flows) != (routes, flows) or memory.size < sizes.total_bytes:
+    if (sizes.routes, sizes.flows) != (routes, flows) or len(memory) < sizes.total_bytes:
         return "its sizes do not match"
     return ""
 

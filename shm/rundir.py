@@ -4,7 +4,6 @@ import contextlib
 import fcntl
 import hashlib
 import os
-import shutil
 import time
 from pathlib import Path
 
@@ -120,9 +119,11 @@ class InstanceLock:
 
 def clean(run_dir: Path) -> bool:
     """Remove an instance's sockets, segments and pins; True when there were any. Hold the lock."""
+    from shutil import rmtree  # noqa: PLC0415  (every process imports this module; few clean, and none at work)
+
     found = remove_segments(region_name(run_dir))
     with contextlib.suppress(OSError):  # none, or another user's, which nobody uses
-        shutil.rmtree(pins(run_dir))
+        rmtree(pins(run_dir))
         found = True
     for leftover in run_dir.glob("*.sock"):
         with contextlib.suppress(FileNotFoundError):

@@ -3,7 +3,7 @@
 import base64
 import hashlib
 import hmac
-import secrets
+import os
 import struct
 from typing import NamedTuple
 
@@ -24,7 +24,7 @@ class Ufrag(NamedTuple):
 
 def make_ufrag(key: bytes, node: int, slot: int) -> bytes:
     """A fresh ufrag; only `A-Z a-z 0-9 + /` (RFC 8445 §5.3)."""
-    body = _BODY.pack(VERSION, node, slot, secrets.token_bytes(RANDOM_BYTES))
+    body = _BODY.pack(VERSION, node, slot, os.urandom(RANDOM_BYTES))
     return base64.b64encode(body + _mac(key, body))
 
 
@@ -45,7 +45,7 @@ def verify_ufrag(key: bytes, ufrag: bytes) -> Ufrag | None:
 
 def make_password() -> bytes:
     """A fresh ICE password of `PASSWORD_BYTES` ice-chars."""
-    return base64.b64encode(secrets.token_bytes(PASSWORD_BYTES * 3 // 4))
+    return base64.b64encode(os.urandom(PASSWORD_BYTES * 3 // 4))
 
 
 def _mac(key: bytes, body: bytes) -> bytes:

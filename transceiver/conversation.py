@@ -34,10 +34,9 @@ class Conversation(Session):
         self._id = public_id
         self.request = request
         self.begun_at = time.monotonic()
-        self.packets_in = 0
         self._voice: VoicePath | None = None
         self._hearing = Hearing()
-        self._speaking = Speaking(self.short_id, pacer, self._send_frame, self.end)
+        self._speaking = Speaking(self.short_id, pacer, self)
         self._channels = Channels()
 
     @abstractmethod
@@ -61,6 +60,11 @@ class Conversation(Session):
     def short_id(self) -> str:
         """Enough to find the session in a log, too little to end it."""
         return self._id[-6:]
+
+    @property
+    def packets_in(self) -> int:
+        """Of RTP, so far."""
+        return self._hearing.packets_in
 
     @property
     def voice(self) -> VoicePath | None:
@@ -110,7 +114,8 @@ class Conversation(Session):
         if self.sending and self._voice is not None:
             self.send_protected(self._voice.packetize(packet, time.monotonic()), rtcp=False)
 
-    def _send_frame(self, payload: bytes, due: float) -> None:
+    def send_frame(self, payload: bytes, due: float) -> None:
+        """20 ms of the agent's voice, encoded."""
         if self.sending and self._voice is not None:
             self.send_protected(self._voice.frame(payload, due), rtcp=False)
 

@@ -4,6 +4,7 @@ States of a path:  unknown --authenticated check, committed--> valid --selected-
 """
 
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum
 
@@ -69,13 +70,17 @@ class ErrorReply:
 
 @dataclass(slots=True)
 class IceAgent:
-    """One component, bundled. `selected` is the path that carries the call."""
+    """One component, bundled. `selected` is the path that carries the call.
+
+    `media_heard`: when media from it last came that `media` is not told of.
+    """
 
     credentials: Credentials
     state: IceState = IceState.NEW
     selected: bytes | None = None
     consent_at: float = 0.0
     valid: OrderedDict[bytes, ValidPath] = field(default_factory=OrderedDict)
+    media_heard: Callable[[], float] = field(default=lambda: 0.0, repr=False)
     _round: int = 0
     _selected_round: int = 0
     _previous: Credentials | None = None
@@ -142,7 +147,7 @@ class IceAgent:
         if path == self.selected:
             return False
         current = self.valid.get(self.selected) if self.selected else None
-        if current is not None and now - current.media_at <= SILENCE_S:
+        if current is not None and now - self._media_at(current) <= SILENCE_S:
             return False
         self.selected = path
         return True
@@ -173,12 +178,18 @@ class IceAgent:
         self.selected = None
 
     def _match(self, username: bytes | None, now: float) -> Credentials | None:
-        """The credentials that a USERNAME "ours:theirs" names (RFC 8445 §7.2.2)."""
+        """The credentials that a USERNAME "ours:theirs" names (RFC 8445 §7.2.2).
+
+        A check may come before we are told theirs; ours and the password decide (§7.3).
+        """
         candidates = [self.credentials]
         if self._previous is not None and now < self._previous_until:
             candidates.append(self._previous)
         for credentials in candidates:
-            if username == credentials.ufrag + b":" + credentials.remote_ufrag:
+            known = credentials.ufrag + b":" + credentials.remote_ufrag
+            unmet = credentials.ufrag and not credentials.remote_ufrag
+            early = unmet and username is not None and username.startswith(known)
+            if username == known or early:
                 return credentials
         return None
 
@@ -213,9 +224,14 @@ class IceAgent:
     def _may_leave_selected(self, now: float) -> bool:
         """A nomination moves the call at once before media flows, later only off a silent path."""
         current = self.valid.get(self.selected) if self.selected else None
-        if current is None or not current.media_at:
+        media_at = self._media_at(current) if current is not None else 0.0
+        if current is None or not media_at:
             return True
-        return now - max(current.media_at, current.checked_at) > NO_MEDIA_SILENCE_S
+        return now - max(media_at, current.checked_at) > NO_MEDIA_SILENCE_S
+
+    def _media_at(self, current: ValidPath) -> float:
+        """When media last came by the selected path."""
+        return max(current.media_at, self.media_heard())
 
     def _forget_oldest(self, newest: bytes) -> bytes | None:
         if len(self.valid) <= MAX_VALID_PATHS:

@@ -7,6 +7,7 @@ import asyncio
 import json
 import socket
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from aiohttp import web
 from voicerelay import __version__
 from voicerelay.shm import rundir
 from voicerelay.shm.counters import Block, TransceiverCounter
+from voicerelay.shm.order import DEFAULT_DRAIN_DEADLINE_S, DRAIN, OPEN, Order, parse_order
 from voicerelay.transceiver.figures import vitals
 from voicerelay.transceiver.records import CallRecords
 from voicerelay.transceiver.registry import Registry
@@ -30,7 +32,7 @@ ENDED = "ended by the operator"
 
 
 class Internal:
-    """Sessions and figures of one transceiver. `agent`: who speaks with the callers."""
+    """Sessions and figures of one transceiver. `agent`: who speaks with the callers; `obey`: the drain."""
 
     def __init__(
         self,
@@ -39,12 +41,16 @@ class Internal:
         pacer: Pacer,
         agent: str,
         records: CallRecords | None = None,
+        obey: Callable[[Order], None] = lambda order: None,
+        drain_deadline_s: int = DEFAULT_DRAIN_DEADLINE_S,
     ) -> None:
         self._registry = registry
         self._block = block
         self._pacer = pacer
         self._agent = agent
         self._records = records
+        self._obey = obey
+        self._drain_deadline_s = drain_deadline_s
         self._runner: web.AppRunner | None = None
 
     async def start(self, run_dir: Path) -> None:
@@ -72,6 +78,8 @@ class Internal:
                 web.get("/internal/sessions/{id}", self._show),
                 web.delete("/internal/sessions/{id}", self._end),
                 web.get("/internal/figures", self._figures),
+                web.put("/internal/drain", self._drain),
+                web.delete("/internal/drain", self._undrain),
             ]
         )
         return app
@@ -115,6 +123,22 @@ class Internal:
         return web.json_response(
             described | registry.figures.snapshot(registry.live(), self._pacer)
         )
+
+    async def _drain(self, request: web.Request) -> web.Response:
+        deadline = request.query.get("deadline", str(self._drain_deadline_s))
+        order = parse_order(f"{DRAIN} {deadline}".encode())
+        if order is None:
+            return problem(400, "bad_deadline", "deadline: give whole seconds, at most a week")
+        self._obey(order)
+        return self._obeyed(deadline_s=order.deadline_s)
+
+    async def _undrain(self, _request: web.Request) -> web.Response:
+        self._obey(Order(OPEN))
+        return self._obeyed()
+
+    def _obeyed(self, **more: int) -> web.Response:
+        registry = self._registry
+        return web.json_response({"slot": registry.slot, "sessions": registry.sessions} | more)
 
     def _find(self, wanted: str) -> LiveSession | None:
         """By the id, or by its last six characters if they are one call's alone."""

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -14,7 +14,8 @@ from voicerelay.shm.path import unpack_path
 from voicerelay.shm.rundir import SOCKET_MODE
 from voicerelay.shm.stun import BINDING_REQUEST, server_ufrag
 from voicerelay.transceiver.intake import Intake
-from voicerelay.transceiver.voice.rtp import RtpPacket
+from voicerelay.transceiver.voice.engine import FULL, Engine
+from voicerelay.transceiver.voice.rtp import FIRST_RTP_BYTE, RtpPacket
 
 MAX_FRAMES_DRAIN = 16  # a wake-up and relay
 MAX_CACHED_ADDRESSES = 16_384
@@ -24,6 +25,8 @@ DSCP_EF_TOS = 46 << 2  # RFC 8837 §5: interactive voice
 _RECEIVED = TransceiverCounter.PACKETS_RECEIVED.value
 _DELIVERED = TransceiverCounter.PACKETS_DELIVERED.value
 _SENT = TransceiverCounter.PACKETS_SENT.value
+_SEND_FAILURES = TransceiverCounter.SEND_FAILURES.value
+_DROPPED_SRTP = TransceiverCounter.DROPPED_SRTP.value
 _FRAMES_RECEIVED = TransceiverCounter.FRAMES_RECEIVED.value
 
 Ear = Callable[[RtpPacket, float], None]
@@ -42,9 +45,12 @@ class Endpoint(Protocol):
 class Mux:
     """Hands each datagram to its session: Binding requests by ufrag, the rest by path (law 1)."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, block: Block) -> None:
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, block: Block, engine: Engine | None = None
+    ) -> None:
         self._loop = loop
         self._block = block
+        self.engine = engine or Engine()
         self.by_ufrag: dict[bytes, Endpoint] = {}
         self.by_path: dict[bytes, Endpoint] = {}
         self._public: list[socket.socket] = []
@@ -71,6 +77,8 @@ class Mux:
         """
         self._close_public()
         self._public, self._steered = sockets, steered
+        families = [(sock.fileno(), sock.family == socket.AF_INET6) for sock in sockets]
+        self.engine.use_public(families)
         for local, sock in enumerate(sockets):
             sock.setblocking(False)
             if steered:
@@ -167,6 +175,7 @@ class Mux:
             self.hand_on()
 
     def _close_public(self) -> None:
+        self.engine.use_public([])
         for intake in self._intakes:
             intake.close()
         for sock in self._public:
@@ -187,9 +196,26 @@ class Mux:
 
         All of it at once: the codec is large, and whatever comes after it finds its caches cold.
         """
-        media, self._media = self._media, []
-        for ear, packet, now in media:
-            ear(packet, now)
+        if self._media:
+            media, self._media = self._media, []
+            for ear, packet, now in media:
+                ear(packet, now)
+        heard, refused = self.engine.hand_on()
+        words = self._block.words
+        words[_DELIVERED] += heard
+        words[_DROPPED_SRTP] += refused
+
+    def sort(self, headers: int, count: int, local: int) -> Sequence[int]:
+        """Of `count` datagrams at an address, as recvmmsg describes them: which are left to `take`."""
+        left = self.engine.sort(headers, count, local)
+        self._block.words[_RECEIVED] += count - len(left)
+        return left
+
+    def count_sent(self, sent: int, failed: int) -> None:
+        """Packets that the engine has sent, and that it could not send."""
+        words = self._block.words
+        words[_SENT] += sent
+        words[_SEND_FAILURES] += failed
 
     def refuse(self) -> None:
         """An empty or oversized datagram, in the balance like any other."""
@@ -199,6 +225,13 @@ class Mux:
     def take(self, data: bytes, path: bytes, relay: int | None) -> None:
         """One of the datagrams that have come together. A session counts what it drops itself."""
         self._block.words[_RECEIVED] += 1
+        if data[0] >= FIRST_RTP_BYTE:
+            taken = self.engine.take(data, path)
+            if taken == FULL:
+                self.hand_on()
+                taken = self.engine.take(data, path)
+            if taken:
+                return
         if data[0] < 4:
             ufrag = server_ufrag(data)
             if int.from_bytes(data[:2], "big") == BINDING_REQUEST:

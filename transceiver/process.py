@@ -37,6 +37,7 @@ from voicerelay.transceiver.signalling.keys import KeyFileError
 from voicerelay.transceiver.signalling.names import Names
 from voicerelay.transceiver.signalling.siblings import Siblings
 from voicerelay.transceiver.stock import StockHost
+from voicerelay.transceiver.voice.engine import Compiled, Engine, EngineMissing
 from voicerelay.transceiver.voice.pacer import Pacer
 
 HEARTBEAT_S = 0.1
@@ -82,10 +83,10 @@ class TransceiverProcess:
         settings = self._settings
         block = region.counters.transceiver(settings.slot)
         block.claim(welcome.generation)
-        mux = self._mux = Mux(self._loop, block)
+        mux = self._mux = Mux(self._loop, block, self._engine())
         mux.use_public(self._sockets, welcome.steered)
         mux.listen(rundir.frames_socket(self._run_dir, settings.slot, welcome.generation))
-        pacer = Pacer(self._loop)
+        pacer = Pacer(self._loop, engine=mux.engine, sent=mux.count_sent)
         self._registry = registry = Registry(
             settings.slot,
             (self._app.agent if isinstance(self._app, App) else None) or _nobody,
@@ -115,7 +116,15 @@ class TransceiverProcess:
         internal: Internal | None = None
         try:
             records = self._record(registry)
-            internal = Internal(registry, block, pacer, self._agent, records)
+            internal = Internal(
+                registry,
+                block,
+                pacer,
+                self._agent,
+                records,
+                self._obey,
+                settings.drain_deadline_s,
+            )
             await internal.start(self._run_dir)
             front = self._front(registry, siblings, region, block)
             await front.start()
@@ -183,6 +192,16 @@ class TransceiverProcess:
     def _agent(self) -> str:
         """Who speaks with the callers; an URL may hold more than others should know."""
         return "Realtime backend" if self._settings.backend else self._settings.app
+
+    def _engine(self) -> Engine:
+        """Voice in C where it was built, else all of it in Python."""
+        if not self._settings.compiled:
+            return Engine()
+        try:
+            return Compiled()
+        except EngineMissing as exc:
+            log.info("without voice in C: %s", exc)
+            return Engine()
 
     def _signalled(self, number: int) -> None:
         if number == signal.SIGTERM:  # on Ctrl-C the supervisor decides

@@ -63,24 +63,32 @@ class Peer:
         """A DTLS datagram."""
         self._dtls.take(data)
 
+    def rx(self) -> Keyed | None:
+        """What the client's media is decrypted with, once there are keys."""
+        session: Any = self._dtls._rx_srtp
+        if self._rx is None and session is not None:
+            self._rx = Keyed(session)
+        return self._rx
+
+    def tx(self) -> Keyed | None:
+        """What ours is encrypted with, once there are keys."""
+        session: Any = self._dtls._tx_srtp
+        if self._tx is None and session is not None:
+            self._tx = Keyed(session)
+        return self._tx
+
     def unprotect(self, data: bytes, rtcp: bool) -> bytes | None:
         """Decrypted RTP or RTCP; None when there are no keys yet or it is not authentic."""
-        keyed = self._rx
+        keyed = self._rx or self.rx()
         if keyed is None:
-            session: Any = self._dtls._rx_srtp
-            if session is None:
-                return None
-            keyed = self._rx = Keyed(session)
+            return None
         return keyed.unprotect_rtcp(data) if rtcp else keyed.unprotect(data)
 
     def protect(self, data: bytes, rtcp: bool) -> bytes | None:
         """Encrypted RTP or RTCP; None before the keys are there."""
-        keyed = self._tx
+        keyed = self._tx or self.tx()
         if keyed is None:
-            session: Any = self._dtls._tx_srtp
-            if session is None:
-                return None
-            keyed = self._tx = Keyed(session)
+            return None
         return keyed.protect_rtcp(data) if rtcp else keyed.protect(data)
 
     async def close(self) -> None:

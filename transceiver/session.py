@@ -16,21 +16,20 @@ from voicerelay.transceiver.channels import DataChannel
 from voicerelay.transceiver.conversation import Conversation
 from voicerelay.transceiver.directory import Directory
 from voicerelay.transceiver.ice import Credentials
+from voicerelay.transceiver.media import Media
 from voicerelay.transceiver.milestones import Milestone, Milestones
 from voicerelay.transceiver.mux import Mux
 from voicerelay.transceiver.negotiate import NotAcceptable
 from voicerelay.transceiver.reach import Reach
 from voicerelay.transceiver.seam import Peer, answer
 from voicerelay.transceiver.signalling.offer import Offer
-from voicerelay.transceiver.voice import rtp
 from voicerelay.transceiver.voice.pacer import Pacer
-from voicerelay.transceiver.voice.path import REPORT_INTERVAL_S, VoicePath
+from voicerelay.transceiver.voice.rtp import FIRST_RTP_BYTE
 
 SETUP_TIMEOUT_S = 30.0  # from the answer to media
 HANDSHAKE_GRACE_S = 0.5  # a session that is ended in its handshake waits so long for its end
 AGENT_GRACE_S = 1.0  # to clean up, before the client is told
 MAX_EARLY_PACKETS = 16  # media that came before its keys
-FIRST_RTP_BYTE = 128  # RFC 7983 §7: DTLS stays below
 
 log = logging.getLogger("voicerelay.session")
 
@@ -81,12 +80,14 @@ class LiveSession(Conversation):
         self._agent = agent
         self._mux = mux
         self._reach = Reach(self, number, mux, directory, self._checked)
+        self._media = Media(
+            self.short_id, mux, self._reach, self._hearing, self._speaking, self.send_protected
+        )
         self._peer: Peer | None = None
         self._early: list[tuple[bytes, bytes]] = []
         self._keys = asyncio.Event()
         self._agent_task: asyncio.Task[None] | None = None
         self._close_task: asyncio.Task[None] | None = None
-        self._reported_at = 0.0
 
     # ---- life --------------------------------------------------------------------------------
 
@@ -117,12 +118,15 @@ class LiveSession(Conversation):
         if self._peer is not old:
             raise NotAcceptable("another offer came meanwhile")
         if not fresh:
-            return old.renegotiate(offer)
+            answered = old.renegotiate(offer)
+            self._media.follow()
+            return answered
         self._peer = peer = answer(offer, self)
         self._offered_at = time.monotonic()
         self._keys.clear()
         self._early.clear()
         self._move(State.CHECKING)
+        self._media.end()
         await old.close()
         return peer.answer
 
@@ -141,6 +145,7 @@ class LiveSession(Conversation):
         told = {"session": self.short_id, "reason": reason}
         log.info("session %s ended: %s", self.short_id, reason, extra=told)
         self.hang_up()
+        self._media.end()
         self._close_task = asyncio.get_running_loop().create_task(self._close())
 
     async def _close(self) -> None:
@@ -176,11 +181,7 @@ class LiveSession(Conversation):
             return
         self._reach.sweep(now)
         self._speaking.outbound.sweep(now)
-        if self._voice is not None and now - self._reported_at > REPORT_INTERVAL_S:
-            self._reported_at = now
-            report = self._voice.report(now, time.time())
-            if report is not None:
-                self.send_protected(report, rtcp=True)
+        self._media.report(now)
 
     def _move(self, state: State) -> None:
         assert state in FOLLOWING[self.state], (self.state, state)
@@ -196,6 +197,7 @@ class LiveSession(Conversation):
     def path_lost(self, path: bytes) -> None:
         """Another session proved that this path is its own."""
         self._reach.path_lost(path)
+        self._media.follow()
 
     def datagram_received(self, data: bytes, path: bytes, relay: int | None) -> None:
         """DTLS, SRTP or SRTCP from a path with a flow."""
@@ -219,45 +221,14 @@ class LiveSession(Conversation):
         elif data[0] < FIRST_RTP_BYTE:
             peer.deliver(data)
             self._mux.delivered()
-        elif not self._take_media(peer, data, path):
+        elif not self._media.take(peer, data, path):
             self._mux.drop(TransceiverCounter.DROPPED_SRTP)
-
-    def _take_media(self, peer: Peer, data: bytes, path: bytes) -> bool:
-        """SRTP or SRTCP; False when it is not authentic, or not what it should be."""
-        rtcp = rtp.is_rtcp(data)
-        plain = peer.unprotect(data, rtcp)
-        if plain is None:
-            return False
-        now, voice = time.monotonic(), self._voice
-        if self._reach.ice.media(path, now):
-            log.info("session %s moved: its media comes from another address", self.short_id)
-        if voice is None:
-            return False
-        try:
-            if rtcp:
-                self._take_reports(voice, plain, now)
-                self._mux.delivered()
-            else:
-                self._mux.put_off(self._hear, voice.receive(plain, now), now)
-                self.packets_in += 1
-        except rtp.RtpError:
-            return False
-        return True
-
-    def _hear(self, packet: rtp.RtpPacket, now: float) -> None:
-        """A packet of `_take_media`, for the ears."""
-        self._mux.count(self._hearing.receive(packet, now))
-
-    def _take_reports(self, voice: VoicePath, plain: bytes, now: float) -> None:
-        before = voice.remote_reports
-        voice.receive_rtcp(plain, now, time.time())
-        if voice.remote_reports != before:
-            self._speaking.outbound.loss_reported(voice.remote_fraction_lost)
 
     def _checked(self) -> None:
         if self._peer is not None:
             self.milestones.reach(Milestone.CHECKED, time.monotonic())
             self._peer.ready()
+            self._media.follow()
 
     # ---- from the seam -----------------------------------------------------------------------
 
@@ -287,7 +258,8 @@ class LiveSession(Conversation):
         self._move(State.CONNECTED)
         now = time.monotonic()
         self.milestones.reach(Milestone.CONNECTED, now)
-        self._voice = VoicePath(ssrc, payload_type, self.short_id)
+        assert self._peer is not None
+        self._voice = self._media.begin(self._peer, payload_type, ssrc)
         if self._agent_task is None:
             self.begun_at = now
             self._agent_task = asyncio.get_running_loop().create_task(self._run_agent())

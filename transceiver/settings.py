@@ -26,7 +26,8 @@ class TransceiverSettings:
     `candidates`: host and port of each listen address. `pin`: stay on one core. `backend`: URL of a
     Realtime server that takes the place of `app`; its key is in a file, as arguments can be seen.
     `call_records`: a path, "journal", "-" for standard output, empty for none.
-    `held`: take no calls before the supervisor says so. `drain_deadline_s`: of a drain by SIGQUIT.
+    `compiled`: use voice in C where it was built. `held`: take no calls before the supervisor says so.
+    `drain_deadline_s`: of a drain by SIGQUIT.
     """
 
     run_dir: str
@@ -47,6 +48,7 @@ class TransceiverSettings:
     backend_key_file: str = ""
     backend_vad: bool = False
     call_records: str = ""
+    compiled: bool = True
     held: bool = False
     drain_deadline_s: int = DEFAULT_DRAIN_DEADLINE_S
 

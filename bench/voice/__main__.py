@@ -13,7 +13,7 @@ sys.path[0] = str(ROOT)
 
 from bench.voice import loss, plot, report
 from bench.voice.contenders import CONTENDERS, OURS, OURS_EARS, STOCK_EARS, Cores
-from bench.voice.measure import floor, talk
+from bench.voice.measure import floor, talk, talk_between_floors
 from tests.support.server import ServerError
 
 RESULTS, PICTURES = ROOT / "bench" / "results", ROOT / "docs"
@@ -36,7 +36,7 @@ def measure_costs(
             ours = contender.calls == OURS.calls
             calls = options.calls if ours and options.calls else contender.calls
             try:
-                figures = talk(contender, calls, options.seconds, cores)
+                figures = talk_between_floors(contender, calls, options.seconds, cores)
             except ServerError as exc:
                 missing[contender.key] = str(exc).strip().rpartition("\n")[2]
                 print(f"{contender.key}: {exc}", file=sys.stderr)
@@ -74,6 +74,7 @@ def _progress(
     names = names or (
         "calls",
         "frame_us",
+        "floors",
         "busy",
         "rate_in_min",
         "late_p99_ms",

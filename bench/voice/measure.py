@@ -11,16 +11,18 @@ from bench.voice.contenders import HERE, Contender, Cores, talk_to
 FRAME_US = 20_000
 WARM_CALLS, WARM_S = 4, 1.0
 SETTLE_S = 1.5  # of every talk, before it counts
+FLOOR_CALLS = 40  # as many as ours is measured with
 FLOOR_FRAMES = 60  # of each call
 
 Figures = dict[str, float]
 
 
-def floor(calls: int, cores: Cores) -> Figures:
-    """See floor.py."""
+def floor(calls: int, cores: Cores, brief: bool = False) -> Figures:
+    """See floor.py. brief: `floor_us` alone."""
     settings = {
         "calls": calls,
         "frames": FLOOR_FRAMES,
+        "brief": brief,
         "cpu": cores.tested,
         "others": cores.others,
         "priority": cores.priority,
@@ -34,6 +36,19 @@ def floor(calls: int, cores: Cores) -> Figures:
         cwd=ROOT,
     )
     figures: Figures = json.loads(done.stdout)
+    return figures
+
+
+def talk_between_floors(contender: Contender, calls: int, seconds: float, cores: Cores) -> Figures:
+    """As `talk`, and beside it what the floor took just before and after: a machine's speed drifts.
+
+    `floors`: CPU of a frame by the mean of the two.
+    """
+    before = floor(FLOOR_CALLS, cores, brief=True)["floor_us"]
+    figures = talk(contender, calls, seconds, cores)
+    after = floor(FLOOR_CALLS, cores, brief=True)["floor_us"]
+    figures["floor_us"] = (before + after) / 2
+    figures["floors"] = figures["frame_us"] / figures["floor_us"]
     return figures
 
 

@@ -48,11 +48,10 @@ def cost_table(titles: dict[str, str], rounds: Rounds, missing: dict[str, str]) 
             value = middle(rounds, key, name)
             return "" if value is None else f"{value:.{digits}f}"
 
-        by_floor = ratio(rounds, key, FLOOR, "frame_us", "floor_us")
         cells = (
             cell("frame_us"),
             cell("calls_per_core"),
-            "" if by_floor is None else f"{by_floor:.2f}",
+            cell("floors", 2),
             cell("relay_us"),
             cell("rate_in_min", 1),
             cell("late_p99_ms", 1),
@@ -127,15 +126,16 @@ def targets(costs: Rounds, holds: Rounds, losses: Losses) -> list[str]:
     """One line for each target that could be judged."""
     lines = []
     for ours, theirs, least in (("ours", "stock", 3.0), ("ours_echo", "stock_echo", 5.0)):
-        value = ratio(costs, ours, theirs, "calls_per_core")
+        # By the floor beside each, for the machine's speed has changed between them.
+        value = ratio(costs, theirs, ours, "floors")
         lines += _verdict(f"calls per core, {ours} by {theirs}", value, least, most=False)
     for ours in ("ours", "ours_echo"):
-        value = ratio(costs, ours, FLOOR, "frame_us", "floor_us")
+        value = middle(costs, ours, "floors")
         lines += _verdict(f"CPU per frame, {ours} by the floor", value, 1.25, most=True)
-        value = ratio(costs, ours, FLOOR, "frame_us", "paced_us")
-        if value is not None:
+        paced = ratio(costs, FLOOR, FLOOR, "paced_us", "floor_us")
+        if value is not None and paced is not None:
             lines.append(
-                f"CPU per frame, {ours} by the floor with every call in its own time: {value:.2f}"
+                f"CPU per frame, {ours} by the floor with every call in its own time: {value / paced:.2f}"
             )
     calls = middle(holds, "ours", "calls")
     if calls is not None:

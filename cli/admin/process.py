@@ -4,6 +4,7 @@ import asyncio
 import logging
 import signal
 import socket
+import time
 from pathlib import Path
 
 import uvloop
@@ -12,9 +13,10 @@ from aiohttp import web
 from voicerelay.cli.admin.settings import AdminSettings
 from voicerelay.cli.admin.snapshot import Looker
 from voicerelay.cli.admin.web import AdminWeb
-from voicerelay.shm import logs, rundir
+from voicerelay.cli.errors import NotRunning
+from voicerelay.cli.status import StatusReader
+from voicerelay.shm import logs
 from voicerelay.shm.lifeline import Lifeline, die_with_parent
-from voicerelay.shm.region import Region, RegionMismatch
 from voicerelay.transceiver.signalling.cors import is_loopback
 
 SHUTDOWN_S = 0.5
@@ -26,6 +28,14 @@ log = logging.getLogger("voicerelay.admin")
 class AdminError(Exception):
     """It cannot serve; the message says why."""
 
+    exit_code = 2  # another try would not do either
+
+
+class NoInstance(AdminError):
+    """There is nothing to look at, yet."""
+
+    exit_code = 1
+
 
 async def serve(settings: AdminSettings, lifeline: Lifeline) -> None:
     """Until SIGTERM or the supervisor's end. Raises AdminError."""
@@ -34,11 +44,12 @@ async def serve(settings: AdminSettings, lifeline: Lifeline) -> None:
     loop.add_signal_handler(signal.SIGINT, lambda: None)  # on Ctrl-C the supervisor decides
     lifeline.watch(stopped.set)
     run_dir = Path(settings.run_dir)
+    reader = StatusReader(run_dir)
     try:
-        region = Region.attach(rundir.region_name(run_dir))
-    except RegionMismatch as exc:
-        raise AdminError(f"cannot read the shared counters: {exc}") from None
-    admin = AdminWeb(Looker(run_dir, region), is_loopback(settings.host))
+        reader.region()
+    except NotRunning as exc:
+        raise NoInstance(exc.message) from None
+    admin = AdminWeb(Looker(run_dir, reader), is_loopback(settings.host))
     runner = web.AppRunner(
         admin.application(), access_log=None, handle_signals=False, shutdown_timeout=SHUTDOWN_S
     )
@@ -51,18 +62,22 @@ async def serve(settings: AdminSettings, lifeline: Lifeline) -> None:
         await runner.cleanup()
         raise AdminError(f"--admin {settings.host}:{settings.port}: {exc.strerror}") from None
     lifeline.ready()
+    lifeline.beats(time.monotonic_ns)  # asked by the loop that serves
     await stopped.wait()
+    lifeline.stopping()
     await runner.cleanup()
 
 
-def main(settings: AdminSettings) -> None:
+def main(settings: AdminSettings, managed: Lifeline | None = None) -> None:
+    """Run until the end; `managed`: to a service manager, if not by the settings' descriptor."""
     if settings.parent:
         die_with_parent(settings.parent)
     logs.set_up("admin", settings.log_level, settings.log_format)
-    lifeline = Lifeline(settings.lifeline)
+    lifeline = managed or Lifeline(settings.lifeline)
     try:
         uvloop.run(serve(settings, lifeline))
     except AdminError as exc:
         lifeline.fail(str(exc))
-        log.error("%s", exc)
-        raise SystemExit(2) from None
+        if managed is None:  # who is managed has logged it
+            log.error("%s", exc)
+        raise SystemExit(exc.exit_code) from None

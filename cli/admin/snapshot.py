@@ -9,8 +9,7 @@ from typing import Any
 
 from voicerelay.cli.admin.ready import control_up, objections
 from voicerelay.cli.figures import TransceiverFigures
-from voicerelay.cli.status import status_of
-from voicerelay.shm.region import Region
+from voicerelay.cli.status import StatusReader
 
 FRESH_S = 0.5  # however many look, transceivers are not asked more often
 
@@ -68,13 +67,12 @@ class Snapshot:
 
 
 class Looker:
-    """Looks at an instance whose region is attached, at most every FRESH_S."""
+    """Looks at an instance, at most every FRESH_S."""
 
     def __init__(
-        self, run_dir: Path, region: Region, clock: Callable[[], float] = time.monotonic
+        self, run_dir: Path, reader: StatusReader, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        self._run_dir = run_dir
-        self._region = region
+        self._reader = reader
         self._clock = clock
         self._transceivers = TransceiverFigures(run_dir)
         self._looking = asyncio.Lock()
@@ -82,11 +80,11 @@ class Looker:
         self._with_calls = False
 
     def status(self) -> dict[str, Any]:
-        """Asks nobody. Raises OSError or ValueError."""
-        return status_of(self._run_dir, self._region)
+        """Asks nobody. Raises NotRunning."""
+        return self._reader.read()
 
     async def look(self, calls: bool) -> Snapshot:
-        """`calls`: with each call's figures. Raises OSError or ValueError."""
+        """`calls`: with each call's figures. Raises NotRunning."""
         async with self._looking:
             last, now = self._last, self._clock()
             if last is not None and now - last.at < FRESH_S and (self._with_calls or not calls):

@@ -12,6 +12,7 @@ from aiohttp import web
 from voicerelay.cli.admin.metrics import Metrics
 from voicerelay.cli.admin.ready import objections
 from voicerelay.cli.admin.snapshot import Looker
+from voicerelay.cli.errors import NotRunning
 from voicerelay.transceiver.signalling.cors import host_of, is_loopback
 
 _INLINE = re.compile(r"<(script|style)>(.*?)</\1>", re.DOTALL)
@@ -53,8 +54,8 @@ class AdminWeb:
             raise web.HTTPForbidden(text="this address answers this machine only\n")
         try:
             response = await handler(request)
-        except (OSError, ValueError) as exc:
-            raise web.HTTPServiceUnavailable(text=f"the instance cannot be read: {exc}\n") from exc
+        except NotRunning as exc:
+            raise web.HTTPServiceUnavailable(text=f"{exc.message}\n") from exc
         response.headers.update(_HEADERS)
         return response
 

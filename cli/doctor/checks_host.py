@@ -26,6 +26,7 @@ def check_kernel(wanted: Wanted, seen: KernelFacts) -> list[Finding]:
         check_steering(wanted, seen),
         check_pins(wanted, seen),
         check_loop(seen),
+        check_voice(seen),
     ]
 
 
@@ -89,12 +90,19 @@ def check_pins(wanted: Wanted, seen: KernelFacts) -> Finding:
 
 
 def check_loop(seen: KernelFacts) -> Finding:
-    name = "relay loop"
-    if not seen.loop_obstacle:
+    return _in_c("relay loop", "at twice the cost", seen.loop_obstacle)
+
+
+def check_voice(seen: KernelFacts) -> Finding:
+    return _in_c("voice path", "with fewer calls on a core", seen.voice_obstacle)
+
+
+def _in_c(name: str, instead: str, obstacle: str) -> Finding:
+    if not obstacle:
         return ok(name, "in C")
     return warn(
         name,
-        f"in Python, at twice the cost: {seen.loop_obstacle}",
+        f"in Python, {instead}: {obstacle}",
         "apt-get install gcc && pip install --force-reinstall --no-deps voicerelay",
     )
 

@@ -79,13 +79,14 @@ class NetworkFacts:
 
 @dataclass(frozen=True)
 class KernelFacts:
-    """`steering_obstacle`, `pin_obstacle`, `loop_obstacle`: empty when it was tried and works."""
+    """What names an obstacle is empty when it was tried and works."""
 
     release: str
     capabilities: frozenset[str]
     steering_obstacle: str = ""
     pin_obstacle: str = ""
     loop_obstacle: str = ""
+    voice_obstacle: str = ""
 
 
 @dataclass(frozen=True)

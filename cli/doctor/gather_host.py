@@ -16,6 +16,7 @@ from voicerelay.cli.errors import UserError
 from voicerelay.relay import fastpath, steering
 from voicerelay.shm.bpf import BPFFS, BpfUnavailable
 from voicerelay.shm.region import MIN_CAPACITY, Sizes
+from voicerelay.transceiver import voice
 
 CAPABILITY_BITS = {"CAP_NET_BIND_SERVICE": 10, "CAP_NET_ADMIN": 12, "CAP_BPF": 39}
 TIME_ERROR, STA_UNSYNC = 5, 0x40  # <linux/timex.h>
@@ -30,6 +31,7 @@ def gather_kernel() -> KernelFacts:
         steering_obstacle=_try_steering(),
         pin_obstacle=_pin_obstacle(),
         loop_obstacle=_loop_obstacle(),
+        voice_obstacle="" if voice.LIBRARY.exists() else "it was not built",
     )
 
 

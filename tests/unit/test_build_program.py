@@ -11,6 +11,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 BUILD = "from setuptools import build_meta; print(build_meta.build_wheel('dist'))"
 SOURCE, OBJECT = Path("relay/steer.bpf.c"), Path("relay/steer.bpf.o")
+VOICE = "transceiver/voice"
 BUILT_WITHOUT = "built without kernel steering"
 HEADERS = Path("/usr/include/bpf/bpf_helpers.h")
 
@@ -43,8 +44,8 @@ def build(tree: Path, path: str | None = None) -> str:
     return done.stdout
 
 
-def shipped(tree: Path) -> set[str]:
-    """Names that the wheel has below voicerelay/relay/."""
+def shipped(tree: Path, room: str = "relay") -> set[str]:
+    """Names that the wheel has below a room."""
     (wheel,) = (tree / "dist").glob("*.whl")
     listed = subprocess.run(
         [sys.executable, "-m", "zipfile", "-l", str(wheel)],
@@ -54,7 +55,7 @@ def shipped(tree: Path) -> set[str]:
         timeout=60,
     )
     names = (line.split()[0] for line in listed.stdout.splitlines()[1:])
-    return {Path(name).name for name in names if name.startswith("voicerelay/relay/")}
+    return {Path(name).name for name in names if name.startswith(f"voicerelay/{room}/")}
 
 
 def fake_clang(folder: Path, script: str) -> str:
@@ -131,17 +132,21 @@ def test_a_clang_that_fails_without_a_word_does_not_fail_the_build(
     assert "steer.bpf.o" not in shipped(tree)
 
 
-def test_with_a_c_compiler_the_relays_loop_is_built_and_shipped(tree: Path) -> None:
+def test_with_a_c_compiler_the_relays_loop_and_voice_are_built_and_shipped(tree: Path) -> None:
     if shutil.which("cc") is None:
         pytest.skip("no C compiler is installed")
 
     build(tree)
 
     assert {"fastpath.c", "fastpath.py", "libfastpath.so.1"} <= shipped(tree)
+    assert {"voice.c", "voice.h", "engine.py", "libvoice.so.1"} <= shipped(tree, VOICE)
 
 
-def test_without_a_c_compiler_the_loop_in_python_is_there(tree: Path, tmp_path: Path) -> None:
+def test_without_a_c_compiler_the_loop_and_voice_in_python_are_there(
+    tree: Path, tmp_path: Path
+) -> None:
     (tree / "relay/libfastpath.so.1").write_bytes(b"of an earlier build")
+    (tree / VOICE / "libvoice.so.1").write_bytes(b"of an earlier build")
     empty = tmp_path / "bin"
     empty.mkdir()
 
@@ -150,5 +155,8 @@ def test_without_a_c_compiler_the_loop_in_python_is_there(tree: Path, tmp_path: 
     assert {"fastpath.c", "fastpath.py", "loop.py"} <= shipped(tree)
     assert "libfastpath.so.1" not in shipped(tree)
     assert "built without the relay's loop in C: cc is not here" in output
+    assert {"voice.c", "voice.h", "engine.py"} <= shipped(tree, VOICE)
+    assert "libvoice.so.1" not in shipped(tree, VOICE)
+    assert "built without voice in C: cc is not here" in output
     (wheel,) = (tree / "dist").glob("*.whl")
     assert wheel.name.endswith("-py3-none-any.whl")

@@ -44,6 +44,7 @@ def shipped() -> Iterator[tuple[PurePosixPath, Path]]:
                 ".typed",
                 ".html",
                 ".c",
+                ".h",
                 ".conf",
                 ".service",
                 ".socket",
@@ -83,10 +84,14 @@ def test_wheel_holds_every_module_and_nothing_else(site: Path) -> None:
         if file.is_file() and ".dist-info" not in str(file)
     }
 
-    relay = PurePosixPath("voicerelay/relay")
-    built = [installed.pop(relay / name, None) for name in ("steer.bpf.o", "libfastpath.so.1")]
+    programs = (
+        "relay/steer.bpf.o",
+        "relay/libfastpath.so.1",
+        "transceiver/voice/libvoice.so.1",
+    )
+    built = [installed.pop(PurePosixPath("voicerelay", name), None) for name in programs]
     assert installed == {target: file.read_bytes() for target, file in shipped()}
-    compilers = [shutil.which("clang"), shutil.which("cc")]
+    compilers = [shutil.which("clang"), shutil.which("cc"), shutil.which("cc")]
     assert [program is not None for program in built] == [one is not None for one in compilers]
 
 

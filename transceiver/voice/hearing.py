@@ -10,6 +10,7 @@ from voicerelay.shm.counters import TransceiverCounter
 from voicerelay.transceiver.agent import DEFAULT_LISTEN_RATE, AudioPacket, Speech
 from voicerelay.transceiver.voice.activity import VoiceActivity
 from voicerelay.transceiver.voice.inbound import Inbound
+from voicerelay.transceiver.voice.line import ffi, new_ear
 from voicerelay.transceiver.voice.opus import FRAME_S, RATES, Pcm
 from voicerelay.transceiver.voice.rtp import RtpPacket
 from voicerelay.transceiver.voice.unread import Unread
@@ -38,6 +39,8 @@ class Hearing:
     """
 
     def __init__(self) -> None:
+        self.ear = new_ear()  # whose decoder voice.c uses, if it is there
+        self.packets_in = 0
         self._inbound: Inbound | None = None
         self._frames: Unread[Pcm] | None = None
         self._packets: Unread[AudioPacket] | None = None
@@ -71,6 +74,7 @@ class Hearing:
         self._packets = Unread(MAX_UNREAD_PACKETS)
         for packet, _ in self._take_before():
             self._hand_on(packet, self._packets)
+        self.ear.decoder = ffi.NULL  # every packet is wanted as it is
         if self._closed:
             self._packets.close()
         return self._packets
@@ -86,6 +90,7 @@ class Hearing:
 
     def receive(self, packet: RtpPacket, now: float) -> TransceiverCounter | None:
         """A packet that SRTP has authenticated; the reason if its voice is dropped."""
+        self.packets_in += 1
         if self._closed:
             return None
         if self._packets is not None:
@@ -100,6 +105,11 @@ class Hearing:
         if inbound.deadline is not None and self._timer is None:
             self._arm(inbound.deadline)
         return reason
+
+    def heard(self, frame: Pcm) -> None:
+        """The packet that was next, decoded by voice.c with the decoder of `ear`."""
+        self.packets_in += 1
+        self._emit(frame)
 
     def mended(self) -> Mended:
         """By all decoders of the call."""
@@ -122,6 +132,7 @@ class Hearing:
     def close(self) -> None:
         """The call has ended: what waits can be read, then every iteration ends."""
         self._closed = True
+        self.ear.decoder = ffi.NULL
         for reader in (self._frames, self._packets, self._speech):
             if reader is not None:
                 reader.close()
@@ -138,13 +149,15 @@ class Hearing:
         """See that frames of this rate come; what came before is heard first."""
         if self._inbound is None or self._inbound.rate != rate:
             self._mended = self.mended()
-            self._inbound = Inbound(rate, self._heard)
+            self._inbound = Inbound(rate, self._emit, self.ear)
             for packet, arrived in self._take_before():
                 self._inbound.receive(packet, arrived)
             if self._inbound.deadline is not None and self._timer is None and not self._closed:
                 self._arm(self._inbound.deadline)
         if self._closed:
             self.close()
+        elif self._packets is None:
+            self.ear.decoder = self._inbound.decoder
 
     def _take_before(self) -> list[tuple[RtpPacket, float]]:
         before = list(self._before)
@@ -152,7 +165,7 @@ class Hearing:
         self._packets_unread, self._missed = self._packets_unread + self._missed, 0
         return before
 
-    def _heard(self, frame: Pcm) -> None:
+    def _emit(self, frame: Pcm) -> None:
         self._heard_frames += 1
         if self._frames is not None:
             self._frames.put(frame)

@@ -11,11 +11,13 @@ that follows. Each 20 ms slot is emitted once, in order.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from voicerelay.shm.counters import TransceiverCounter
 from voicerelay.transceiver.voice import opus
+from voicerelay.transceiver.voice.line import ffi, new_ear
 from voicerelay.transceiver.voice.opus import Pcm
 from voicerelay.transceiver.voice.rtp import RtpPacket
 
@@ -39,11 +41,10 @@ Reason = TransceiverCounter
 class InboundStats:
     """Of all streams so far: packets; samples (at the rate of the PCM) where it says so.
 
-    received: all that were given. lost: given up. reordered: came after a later one, in time.
+    lost: given up. reordered: came after a later one, in time.
     resyncs: times that the timeline was left, by a change of source or a jump.
     """
 
-    received: int = 0
     lost: int = 0
     late: int = 0
     duplicate: int = 0
@@ -65,6 +66,7 @@ class Inbound:
 
     __slots__ = (
         "_decoder",
+        "_ear",
         "_emit",
         "_fill_s",
         "_filled_at",
@@ -72,32 +74,27 @@ class Inbound:
         "_held",
         "_lost",
         "_rest",
-        "_sequence",
-        "_ssrc",
         "_stray",
-        "_ticks",
-        "_timestamp",
-        "_torn",
         "_wait_s",
         "deadline",
         "rate",
         "stats",
     )
 
-    def __init__(self, rate: int, emit: Callable[[Pcm], None]) -> None:
+    def __init__(self, rate: int, emit: Callable[[Pcm], None], ear: Any = None) -> None:
         self.rate = rate
         self.stats = InboundStats()
         self.deadline: float | None = None
         self._emit = emit
         self._decoder = opus.Decoder(rate)
         self._frame = round(rate * opus.FRAME_S)  # samples
-        self._ticks = CLOCK_RATE_HZ // rate  # of a sample
         self._wait_s = MIN_WAIT_S
         self._fill_s, self._filled_at = MAX_FILL_S, 0.0  # what may be filled as of then
-        # Of the packet that is next.
-        self._ssrc: int | None = None
-        self._sequence = self._timestamp = 0
-        self._torn = False  # whether a packet is missing before it, which its FEC may hold
+        # The packet that is next, and whether one is missing before it, which its FEC may hold.
+        self._ear = ear = new_ear() if ear is None else ear
+        ear.decoder = ffi.NULL
+        ear.begun = ear.busy = ear.torn = False
+        ear.samples, ear.ticks = self._frame, CLOCK_RATE_HZ // rate
         self._rest: Pcm | None = None  # less than a frame, of packets that are not 20 ms
         self._held: dict[int, tuple[float, RtpPacket]] = {}  # sequence -> arrival, packet
         self._lost: dict[int, float] = {}  # sequence -> when the gap was seen
@@ -108,30 +105,40 @@ class Inbound:
 
         An empty payload (padding, or another payload type in the same sequence) keeps its place.
         """
-        self.stats.received += 1
         _, _, sequence, timestamp, ssrc, payload = packet
+        ear = self._ear
         if (
-            sequence != self._sequence
-            or timestamp != self._timestamp
-            or ssrc != self._ssrc
+            sequence != ear.sequence
+            or timestamp != ear.timestamp
+            or ssrc != ear.ssrc
+            or not ear.begun
             or self._held
             or not payload
         ):
-            return self._place(packet, now)
-        return self._play(packet)
+            reason = self._place(packet, now)
+        else:
+            reason = self._play(packet)
+        ear.busy = bool(self._held) or self._rest is not None
+        return reason
 
     def expire(self, now: float) -> None:
         """Give up what was waited for long enough, and hand on what came after it."""
         self._drain(now)
+        self._ear.busy = bool(self._held) or self._rest is not None
+
+    @property
+    def decoder(self) -> Any:
+        """libopus's, for voice.c."""
+        return self._decoder.state
 
     # ---- order -------------------------------------------------------------------------------
 
     def _place(self, packet: RtpPacket, now: float) -> Reason | None:
         """Any packet: in its place, held, or dropped."""
-        sequence = packet.sequence
-        if packet.ssrc != self._ssrc:
+        sequence, ear = packet.sequence, self._ear
+        if packet.ssrc != ear.ssrc or not ear.begun:
             self._restart(packet, now)
-        ahead = (sequence - self._sequence) & 0xFFFF
+        ahead = (sequence - ear.sequence) & 0xFFFF
         if ahead >= 0x10000 - MAX_MISORDER or sequence in self._held:
             return self._behind(sequence, now)
         if ahead > MAX_DROPOUT:
@@ -147,7 +154,7 @@ class Inbound:
             self.stats.corrupt += 1
             reason = Reason.DROPPED_CORRUPT_VOICE
             packet = packet._replace(payload=b"")
-        if any((other - self._sequence) & 0xFFFF > ahead for other in self._held):
+        if any((other - ear.sequence) & 0xFFFF > ahead for other in self._held):
             self.stats.reordered += 1
             if not ahead:
                 self._learn(now - self._gap_seen())
@@ -157,9 +164,10 @@ class Inbound:
 
     def _drain(self, now: float, all_of_it: bool = False) -> None:
         """Play what is held, as far as it is next or has waited for its predecessor long enough."""
+        ear = self._ear
         while self._held:
-            sequence = min(self._held, key=lambda held: (held - self._sequence) & 0xFFFF)
-            if sequence != self._sequence:
+            sequence = min(self._held, key=lambda held: (held - ear.sequence) & 0xFFFF)
+            if sequence != ear.sequence:
                 seen = self._gap_seen()
                 full = len(self._held) >= MAX_HELD_PACKETS
                 if now < seen + self._wait_s and not full and not all_of_it:
@@ -187,12 +195,11 @@ class Inbound:
 
     def _give_up(self, sequence: int, seen: float) -> None:
         """What lies before `sequence` is lost."""
-        missing = (sequence - self._sequence) & 0xFFFF
+        missing = (sequence - self._ear.sequence) & 0xFFFF
         self.stats.lost += missing
         self._remember_lost(sequence, missing, seen)
         self._wait_s += (MIN_WAIT_S - self._wait_s) * WAIT_DECAY
-        self._sequence = sequence
-        self._torn = True
+        self._ear.sequence, self._ear.torn = sequence, True
 
     def _remember_lost(self, sequence: int, count: int, seen: float) -> None:
         for back in range(min(count, MAX_LOST_REMEMBERED), 0, -1):
@@ -207,15 +214,13 @@ class Inbound:
 
     def _restart(self, packet: RtpPacket, now: float) -> None:
         """Another stream begins with this packet."""
-        if self._ssrc is not None:
+        ear = self._ear
+        if ear.begun:
             self._drain(now, all_of_it=True)
             self._decoder.reset()
             self.stats.resyncs += 1
-        self._ssrc, self._sequence, self._timestamp = (
-            packet.ssrc,
-            packet.sequence,
-            packet.timestamp,
-        )
+        ear.ssrc, ear.sequence, ear.timestamp = packet.ssrc, packet.sequence, packet.timestamp
+        ear.begun = True
         self._rest = self._stray = None
         self._lost.clear()
         # What was sent before it and overtaken by it is late.
@@ -225,19 +230,20 @@ class Inbound:
 
     def _play(self, packet: RtpPacket) -> Reason | None:
         """The packet that is next, after what was missing before it."""
-        self._sequence = (packet.sequence + 1) & 0xFFFF
+        ear = self._ear
+        ear.sequence = (packet.sequence + 1) & 0xFFFF
         if not packet.payload:
-            self._torn = True
+            ear.torn = True
             return None
         try:
             pcm = self._decoder.decode(packet.payload)
         except opus.OpusError:
             # The next packet's timestamp will say how much is missing, and its FEC may hold it.
-            self._torn = True
+            ear.torn = True
             self.stats.corrupt += 1
             return Reason.DROPPED_CORRUPT_VOICE
-        self._torn = False
-        self._timestamp = (packet.timestamp + len(pcm) * self._ticks) & 0xFFFFFFFF
+        ear.torn = False
+        ear.timestamp = (packet.timestamp + len(pcm) * ear.ticks) & 0xFFFFFFFF
         if self._rest is None and len(pcm) == self._frame:
             self._emit(pcm)
         else:
@@ -246,7 +252,8 @@ class Inbound:
 
     def _bridge(self, packet: RtpPacket, now: float) -> None:
         """Fill the time between the last packet and this one: lost packets, or a pause of DTX."""
-        gap = (packet.timestamp - self._timestamp) & 0xFFFFFFFF
+        ear = self._ear
+        gap = (packet.timestamp - ear.timestamp) & 0xFFFFFFFF
         if not gap:
             return
         if gap >= 0x80000000:  # back in time; what is there is played on
@@ -254,7 +261,7 @@ class Inbound:
             return
         # Whole packets, or whole frames, so that a sender's odd timestamp shifts no frame for good.
         grain = min(self._frame, opus.packet_samples(packet.payload, self.rate))
-        samples = (gap // self._ticks + grain // 2) // grain * grain
+        samples = (gap // ear.ticks + grain // 2) // grain * grain
         self._fill_s = min(MAX_FILL_S, self._fill_s + max(0.0, now - self._filled_at))
         self._filled_at = now
         most = round(self._fill_s * self.rate) // grain * grain
@@ -263,7 +270,7 @@ class Inbound:
             samples = most
         self._fill_s -= samples / self.rate
         recovered = 0
-        if self._torn and opus.has_fec(packet.payload):
+        if ear.torn and opus.has_fec(packet.payload):
             recovered = opus.frame_samples(packet.payload, self.rate)
             if recovered > samples:
                 recovered = 0

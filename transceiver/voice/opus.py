@@ -15,6 +15,7 @@ RATES: Final = (8_000, 12_000, 16_000, 24_000, 48_000)  # Hz, RFC 6716 §2
 FRAME_S: Final = 0.02
 MAX_PACKET_S: Final = 0.12  # RFC 6716 §3.2.5
 MAX_PAYLOAD_BYTES: Final = 1000  # of one RTP packet; with its headers below 1200
+DTX_BYTES: Final = 2  # a payload so short need not be sent (libopus, opus_encode)
 DEFAULT_BITRATE: Final = 32_000  # bit/s
 DEFAULT_COMPLEXITY: Final = 5  # 0 to 10
 
@@ -79,6 +80,20 @@ _lib = _open_library()
 def version() -> str:
     """Of the library in use."""
     return str(_ffi.string(_lib.opus_get_version_string()).decode())
+
+
+def functions() -> dict[str, int]:
+    """Where the functions of the library lie that voice.c calls, by their names in voice.h."""
+    names = {
+        "decode": "opus_decode",
+        "encode": "opus_encode",
+        "samples": "opus_packet_get_nb_samples",
+    }
+    return {name: _address(getattr(_lib, of_opus)) for name, of_opus in names.items()}
+
+
+def _address(function: Any) -> int:
+    return int(_ffi.cast("uintptr_t", function))
 
 
 _decode, _encode = _lib.opus_decode, _lib.opus_encode  # each frame of each call goes through them
@@ -153,6 +168,11 @@ class Decoder:
         self._samples = round(rate * FRAME_S)
         self._frame = _pcm[: self._samples]
 
+    @property
+    def state(self) -> Any:
+        """libopus's, for voice.c."""
+        return self._state
+
     def decode(self, payload: bytes) -> Pcm:
         """The PCM of a packet, as long as the packet. Raises OpusError."""
         if not payload:  # libopus would take it for a loss
@@ -209,6 +229,11 @@ class Encoder:
         self._set(_SET_BITRATE, bitrate)
         self._set(_SET_SIGNAL, _SIGNAL_VOICE)
         self.set_complexity(complexity)
+
+    @property
+    def state(self) -> Any:
+        """libopus's, for voice.c."""
+        return self._state
 
     def encode(self, frame: Pcm) -> bytes:
         """One packet of a 20 ms frame (contiguous int16, `samples` long)."""

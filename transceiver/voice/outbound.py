@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Final
 
 from voicerelay.transceiver.voice import opus
+from voicerelay.transceiver.voice.line import ffi, new_mouth
 from voicerelay.transceiver.voice.opus import FRAME_S
 from voicerelay.transceiver.voice.pcm import FrameBuffer, PcmLike, as_pcm
 
@@ -14,7 +15,6 @@ WAKE_ROOM_S: Final = 0.2  # a writer that was refused is woken once so much is f
 UTTERANCE_GAP_S: Final = 1.0  # after so long a silence the next write begins an utterance
 ENCODER_IDLE_S: Final = 30.0  # after so long a silence the encoder and the buffer are let go
 COMPLEXITY_STEPS: Final = (opus.DEFAULT_COMPLEXITY, 3, 1, 0)  # by the pacer's load level
-MAX_DTX_BYTES: Final = 2  # a payload so short need not be sent (libopus, opus_encode)
 
 FEC_ON_LOSS: Final = 0.02  # a fraction of packets, as the peer reports it
 FEC_OFF_LOSS: Final = 0.005
@@ -58,35 +58,25 @@ class Outbound:
         "_buffer",
         "_changed",
         "_dry_since",
-        "_dtx",
         "_earlier_ms",
         "_encoder",
-        "_fed",
         "_fresh",
-        "_load",
         "_loss",
-        "_loss_percent",
-        "_played",
-        "_refused",
-        "frames",
         "interrupted_ms",
         "interrupts",
+        "mouth",
     )
 
     def __init__(self, changed: Callable[[], None], dtx: bool = False) -> None:
         self._changed = changed
-        self._dtx = dtx
+        self.mouth = new_mouth()  # where voice.c takes frames too
+        self.mouth.least = opus.DTX_BYTES if dtx else 0
         self._buffer: FrameBuffer | None = None
         self._encoder: opus.Encoder | None = None
-        self._load = self._loss_percent = 0  # as the encoder knows them
         self._loss = LossMemory()
-        self._played = 0  # samples of this utterance, at the buffer's rate
-        self._earlier_ms = 0  # sent of the utterances before it
+        self._earlier_ms = 0  # sent of the utterances before this one
         self._fresh = True  # the next write begins an utterance
-        self._fed = False  # written to since the last frame
-        self._refused = False
         self._dry_since: float | None = None
-        self.frames = 0
         self.interrupts = 0
         self.interrupted_ms = 0  # dropped by them
 
@@ -108,8 +98,9 @@ class Outbound:
         buffer = self._buffer
         assert buffer is not None
         taken = buffer.write(samples, rate)
-        self._fed = True
-        self._refused |= taken < len(samples)  # another writer may be waiting
+        self.mouth.fed = True
+        if taken < len(samples):  # else another writer may be waiting still
+            self.mouth.refused = True
         self._dry_since = None
         return taken
 
@@ -127,7 +118,7 @@ class Outbound:
         self.interrupts += 1
         self._settle()
         self._fresh = True
-        self._fed = self._refused = False
+        self.mouth.fed = self.mouth.refused = False
         self._changed()
         return played_ms
 
@@ -144,7 +135,13 @@ class Outbound:
     @property
     def played_ms(self) -> int:
         """Of the latest utterance, sent so far; padding does not count."""
-        return self._played * 1000 // self._buffer.rate if self._buffer is not None else 0
+        played = int(self.mouth.played)
+        return played * 1000 // self._buffer.rate if self._buffer is not None else 0
+
+    @property
+    def frames(self) -> int:
+        """Said so far."""
+        return int(self.mouth.frames)
 
     @property
     def total_played_ms(self) -> int:
@@ -157,12 +154,12 @@ class Outbound:
         """The payload of the 20 ms that are due at `now`; None when there is nothing to say.
 
         b"" means not this time: a partial frame waits one turn for the rest of it, or DTX.
-        load: index of COMPLEXITY_STEPS. Raises OpusError.
+        load: index of COMPLEXITY_STEPS. Raises OpusError. As voice.c's voice_turn, where it is not plain.
         """
-        buffer, encoder = self._buffer, self._encoder
+        buffer, encoder, mouth = self._buffer, self._encoder, self.mouth
         if buffer is None or encoder is None:
             return None
-        fed, self._fed = self._fed, False
+        fed, mouth.fed = mouth.fed, False
         frame, real = buffer.take(), buffer.samples
         if frame is None:
             if fed:
@@ -172,23 +169,30 @@ class Outbound:
                 self._dry(now)
                 return None
             frame, real = tail
-        if load != self._load:
-            self._load = load
+        if load != mouth.load:
+            mouth.load = load
             encoder.set_complexity(COMPLEXITY_STEPS[load])
-        if self._loss.percent != self._loss_percent:
-            self._loss_percent = self._loss.percent
-            encoder.set_fec(self._loss_percent)
+        if mouth.stale:
+            mouth.stale = False
+            encoder.set_fec(self._loss.percent)
         payload = encoder.encode(frame)
-        self._played += real
-        self.frames += 1
-        if self._refused and buffer.room >= buffer.rate * WAKE_ROOM_S:
-            self._refused = False
-            self._changed()
-        return b"" if self._dtx and len(payload) <= MAX_DTX_BYTES else payload
+        mouth.played += real
+        mouth.frames += 1
+        if mouth.refused and buffer.room >= mouth.wake_room:
+            self.wake()
+        return b"" if len(payload) <= mouth.least else payload
+
+    def wake(self) -> None:
+        """There is room for whoever was refused."""
+        self.mouth.refused = False
+        self._changed()
 
     def loss_reported(self, fraction: float) -> None:
         """The peer's report about our packets; the next frame is encoded accordingly."""
+        before = self._loss.percent
         self._loss.reported(fraction)
+        if self._loss.percent != before:
+            self.mouth.stale = True
 
     def sweep(self, now: float) -> None:
         """Let the encoder go after a long silence; called about once a second."""
@@ -198,6 +202,7 @@ class Outbound:
             self._dry_since = now
         elif now - self._dry_since >= ENCODER_IDLE_S:
             self._settle()
+            self.mouth.encoder = self.mouth.ring = ffi.NULL
             self._encoder = self._buffer = None
             self._fresh = True
 
@@ -207,15 +212,18 @@ class Outbound:
         wanted = next((r for r in opus.RATES if r >= rate), opus.RATES[-1])
         if self._buffer is not None and self._buffer.rate == wanted:
             return
-        self._buffer = FrameBuffer(wanted, round(OUTPUT_BUFFER_S / FRAME_S))
-        self._encoder = opus.Encoder(wanted, complexity=COMPLEXITY_STEPS[self._load])
-        self._encoder.set_dtx(self._dtx)
-        self._loss_percent = 0
+        mouth = self.mouth
+        mouth.encoder = ffi.NULL
+        self._buffer = FrameBuffer(wanted, round(OUTPUT_BUFFER_S / FRAME_S), mouth)
+        self._encoder = encoder = opus.Encoder(wanted, complexity=COMPLEXITY_STEPS[mouth.load])
+        encoder.set_dtx(mouth.least > 0)
+        mouth.encoder, mouth.wake_room = encoder.state, round(wanted * WAKE_ROOM_S)
+        mouth.stale = self._loss.percent > 0
 
     def _settle(self) -> None:
         """The utterance is over."""
         self._earlier_ms += self.played_ms
-        self._played = 0
+        self.mouth.played = 0
 
     def _dry(self, now: float) -> None:
         if self._dry_since is None:

@@ -4,11 +4,13 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import Callable
-from typing import Final, NamedTuple, Protocol
+from collections.abc import Callable, Sequence
+from typing import Final, NamedTuple
 
+from voicerelay.transceiver.voice.engine import Engine
 from voicerelay.transceiver.voice.lateness import Lateness
 from voicerelay.transceiver.voice.opus import FRAME_S
+from voicerelay.transceiver.voice.phase import Phase, Speaker
 
 PHASES: Final = 10
 SLOT_S: Final = FRAME_S / PHASES  # whole milliseconds, the resolution of uvloop's timers
@@ -20,34 +22,11 @@ NEVER: Final = math.inf
 log = logging.getLogger("voicerelay.pacer")
 
 
-class Speaker(Protocol):
-    """A call that may have something to say."""
-
-    @property
-    def short_id(self) -> str:
-        """For the log."""
-
-    def encode(self, due: float, load: int) -> bytes | None:
-        """The 20 ms that are due at `due`; None when silent, and so no turn any more.
-
-        Empty when there is nothing to send this time. load: Lateness.level.
-        """
-
-    def send(self, payload: bytes, due: float) -> None:
-        """What `encode` has given, once all that are due at `due` have given theirs."""
-
-    def end(self, reason: str) -> None:
-        """Called after one of these has raised."""
-
-
 class Turn(NamedTuple):
-    """Speakers of one phase (with their first slots), and the slots whose frames are to be sent.
-
-    skipped: frames of all of them that are given up.
-    """
+    """A phase, and the slots whose frames are to be sent. skipped: frames of all of them that are given up."""
 
     slots: range
-    speakers: dict[Speaker, int]
+    phase: Phase
     skipped: int
 
 
@@ -55,8 +34,7 @@ class Schedule:
     """Who is due when. Times are counted in slots of 2 ms, so that nothing drifts."""
 
     def __init__(self) -> None:
-        # For each phase its speakers, each with the slot of its first frame.
-        self._phases: list[dict[Speaker, int]] = [{} for _ in range(PHASES)]
+        self._phases = [Phase() for _ in range(PHASES)]
         self._due: list[float] = [NEVER] * PHASES  # the next slot of each phase
         self._phase_of: dict[Speaker, int] = {}
 
@@ -71,19 +49,21 @@ class Schedule:
         if speaker in self._phase_of:
             return
         start = math.ceil(now / SLOT_S)
-        slot = min(range(start, start + PHASES), key=lambda s: len(self._phases[s % PHASES]))
+        slot = min(
+            range(start, start + PHASES), key=lambda s: len(self._phases[s % PHASES].speakers)
+        )
         phase = slot % PHASES
-        if not self._phases[phase]:
+        if not self._phases[phase].speakers:
             self._due[phase] = slot
-        self._phases[phase][speaker] = slot
+        self._phases[phase].add(speaker, slot)
         self._phase_of[speaker] = phase
 
     def remove(self, speaker: Speaker) -> None:
         """No more turns; a speaker that has none may be removed too."""
         phase = self._phase_of.pop(speaker, None)
         if phase is not None:
-            del self._phases[phase][speaker]
-            if not self._phases[phase]:
+            self._phases[phase].remove(speaker)
+            if not self._phases[phase].speakers:
                 self._due[phase] = NEVER
 
     def next_due(self) -> float:
@@ -97,28 +77,35 @@ class Schedule:
             return None
         slot = round(due / SLOT_S)
         frames = int((now + EARLY_S - due) / FRAME_S) + 1
-        speakers, end = self._phases[slot % PHASES], slot + frames * PHASES
+        phase, end = self._phases[slot % PHASES], slot + frames * PHASES
         first, skipped = slot, 0
         if frames > MAX_CATCH_UP_FRAMES:
             first = end - MAX_CATCH_UP_FRAMES * PHASES
-            skipped = sum(max(0, first - max(slot, own)) // PHASES for own in speakers.values())
+            begun = phase.speakers.values()
+            skipped = sum(max(0, first - max(slot, own)) // PHASES for own in begun)
         self._due[slot % PHASES] = end
-        return Turn(range(first, end, PHASES), speakers, skipped)
+        return Turn(range(first, end, PHASES), phase, skipped)
 
     def sizes(self) -> list[int]:
         """Speakers of each phase."""
-        return [len(phase) for phase in self._phases]
+        return [len(phase.speakers) for phase in self._phases]
 
 
 class Pacer:
     """Calls the speakers when they are due, in one loop; without speakers no timer runs."""
 
     def __init__(
-        self, loop: asyncio.AbstractEventLoop, clock: Callable[[], float] = time.monotonic
+        self,
+        loop: asyncio.AbstractEventLoop,
+        clock: Callable[[], float] = time.monotonic,
+        engine: Engine | None = None,
+        sent: Callable[[int, int], None] = lambda sent, failed: None,
     ) -> None:
         # `clock` must be the one behind loop.time(): asyncio's and uvloop's are CLOCK_MONOTONIC.
         self._loop = loop
         self._clock = clock
+        self._engine = engine or Engine()
+        self._sent = sent  # told how many packets the engine has sent, and how many it could not
         self._schedule = Schedule()
         self._lateness = Lateness(clock())
         self._timer: asyncio.TimerHandle | None = None
@@ -187,29 +174,40 @@ class Pacer:
 
     def _run(self, turn: Turn) -> None:
         lateness, clock, level = self._lateness, self._clock, self._lateness.level
+        engine = self._engine
         if turn.skipped:
             self.frames_skipped += turn.skipped
             lateness.add(GIVEN_UP_S, turn.skipped)
         for slot in turn.slots:
             due = slot * SLOT_S
             # First the codec for all, then the rest for all: each finds its caches warm.
-            encoded = self._encode(turn.speakers, slot, due, level)
+            said, left = engine.turn(turn.phase, slot, due, level)
+            encoded = self._encode(turn.phase.speakers, left, slot, due, level) if left else ()
+            if said:
+                self._sent(*engine.speak())
             for speaker, payload in encoded:
                 try:
                     if payload:
                         speaker.send(payload, due)
                 except Exception as exc:  # noqa: BLE001 - one call's fault ends that call alone
                     self._failed(speaker, exc)
-            if encoded:
-                self.frames += len(encoded)
-                lateness.add(max(0.0, clock() - due), len(encoded))
+            said += len(encoded)
+            if said:
+                self.frames += said
+                lateness.add(max(0.0, clock() - due), said)
 
     def _encode(
-        self, speakers: dict[Speaker, int], slot: int, due: float, level: int
+        self,
+        speakers: dict[Speaker, int],
+        left: Sequence[Speaker],
+        slot: int,
+        due: float,
+        level: int,
     ) -> list[tuple[Speaker, bytes]]:
         encoded = []
-        for speaker, first in tuple(speakers.items()):
-            if slot < first or speaker not in speakers:
+        for speaker in left:
+            first = speakers.get(speaker)
+            if first is None or slot < first:
                 continue
             try:
                 payload = speaker.encode(due, level)

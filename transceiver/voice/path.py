@@ -1,10 +1,10 @@
 """The voice path of one call: RTP in and out, and the RTCP reports about it. No I/O, no clock."""
 
 import secrets
-from dataclasses import dataclass
 
 from voicerelay.transceiver.agent import AudioPacket
 from voicerelay.transceiver.voice import rtp
+from voicerelay.transceiver.voice.line import new_line, new_stream
 
 CLOCK_RATE_HZ = 48_000  # RTP clock of Opus, RFC 7587 §4.1
 FRAME_TICKS = 960  # 20 ms
@@ -14,55 +14,72 @@ REPORT_INTERVAL_S = 2.0
 MAX_SEQUENCE_JUMP = 3000  # RFC 3550 A.1 MAX_DROPOUT
 
 
-@dataclass(slots=True)
 class InboundStream:
-    """Reception state of one SSRC (RFC 3550 A.1, A.3, A.8)."""
+    """Reception state of one SSRC (RFC 3550 A.1, A.3, A.8). `base`, `highest`: extended, cycles above 16 bits."""
 
-    ssrc: int
-    base: int
-    highest: int  # extended: 16 bits of sequence, cycles above
-    received: int = 0
-    jitter: float = 0.0
-    last_transit: float | None = None
-    expected_before: int = 0
-    received_before: int = 0
-    sr_ntp: int = 0
-    sr_at: float = 0.0
+    __slots__ = ("_expected_before", "_received_before", "sr_at", "sr_ntp", "state")
+
+    def __init__(self, ssrc: int, base: int, highest: int) -> None:
+        self.state = state = new_stream()
+        state.ssrc, state.base, state.highest = ssrc, base, highest
+        self.sr_ntp = 0
+        self.sr_at = 0.0
+        self._expected_before = self._received_before = 0
 
     def add(self, sequence: int, timestamp: int, now: float) -> None:
-        delta = (sequence - self.highest) & 0xFFFF
+        """One packet. As voice.c's count_in, where it is not the one that is next."""
+        state = self.state
+        delta = (sequence - state.highest) & 0xFFFF
         if delta < 0x8000:
             if delta > MAX_SEQUENCE_JUMP:  # the sender began anew
-                self.base, self.received, self.last_transit = sequence, 0, None
-                self.highest = sequence
-                self.expected_before = self.received_before = 0
+                state.base, state.received, state.timed = sequence, 0, False
+                state.highest = sequence
+                self._expected_before = self._received_before = 0
             else:
-                self.highest += delta
-        self.received += 1
+                state.highest += delta
+        state.received += 1
         transit = now * CLOCK_RATE_HZ - timestamp
-        if self.last_transit is not None:
-            difference = abs(transit - self.last_transit)
+        if state.timed:
+            difference = abs(transit - state.last_transit)
             if difference < CLOCK_RATE_HZ:  # else a wrap or a jump of the timestamp
-                self.jitter += (difference - self.jitter) / 16
-        self.last_transit = transit
+                state.jitter += (difference - state.jitter) / 16
+        state.last_transit, state.timed = transit, True
+
+    @property
+    def ssrc(self) -> int:
+        return int(self.state.ssrc)
+
+    @property
+    def base(self) -> int:
+        return int(self.state.base)
+
+    @property
+    def highest(self) -> int:
+        return int(self.state.highest)
+
+    @property
+    def jitter(self) -> float:
+        """Of the RTP clock."""
+        return float(self.state.jitter)
 
     @property
     def lost(self) -> int:
-        return self.highest - self.base + 1 - self.received
+        return int(self.state.highest - self.state.base + 1 - self.state.received)
 
     def report(self, now: float) -> rtp.ReportBlock:
         """The block for the next report; starts a new interval."""
-        expected = self.highest - self.base + 1
-        expected_now = expected - self.expected_before
-        lost_now = expected_now - (self.received - self.received_before)
-        self.expected_before, self.received_before = expected, self.received
+        highest, received = self.highest, int(self.state.received)
+        expected = highest - self.base + 1
+        expected_now = expected - self._expected_before
+        lost_now = expected_now - (received - self._received_before)
+        self._expected_before, self._received_before = expected, received
         fraction = min(255, (lost_now << 8) // expected_now) if lost_now > 0 < expected_now else 0
         delay = int((now - self.sr_at) * 65536) if self.sr_ntp else 0
         return rtp.ReportBlock(
             self.ssrc,
             fraction,
             max(-(1 << 23), min(self.lost, (1 << 23) - 1)),
-            self.highest & 0xFFFFFFFF,
+            highest & 0xFFFFFFFF,
             int(self.jitter),
             self.sr_ntp,
             delay & 0xFFFFFFFF,
@@ -70,26 +87,21 @@ class InboundStream:
 
 
 class VoicePath:
-    """The RTP and RTCP of a call: takes in decrypted packets, makes the packets to encrypt."""
+    """The RTP and RTCP of a call: takes in decrypted packets, makes the packets to encrypt.
+
+    What both sides of it are counted with is in `line`, for voice.c does the same.
+    """
 
     __slots__ = (
         "_cname",
-        "_given",
-        "_rest",
-        "_sent_at",
-        "_sequence",
-        "_started",
-        "_timestamp",
         "heard_at",
         "inbound",
-        "octets_in",
+        "line",
         "payload_type",
         "remote_fraction_lost",
         "remote_lost",
         "remote_reports",
         "rtt_s",
-        "sent",
-        "sent_octets",
         "ssrc",
     )
 
@@ -102,17 +114,25 @@ class VoicePath:
         self.remote_lost = 0  # packets, by the peer's latest report
         self.remote_reports = 0
         self.heard_at: float | None = None  # the first packet
-        self.octets_in = 0  # of payload, as is sent_octets
         self.rtt_s: float | None = None
-        self.sent = 0
-        self.sent_octets = 0
-        self._sent_at = 0.0
-        self._sequence = secrets.randbelow(1 << 15)  # away from a wrap before SRTP's first index
-        self._timestamp = secrets.randbits(32)
-        # What is sent keeps the distances of what is given: (given sequence, timestamp) -> ours.
-        self._given: tuple[int, int] | None = None
-        self._started = False
-        self._rest = 0.0  # frames by which the clock is ahead of our timestamp
+        self.line = made = new_line()
+        made.ssrc, made.payload_type = ssrc, payload_type
+        made.sequence = secrets.randbelow(1 << 15)  # away from a wrap before SRTP's first index
+        made.timestamp = secrets.randbits(32)
+
+    @property
+    def octets_in(self) -> int:
+        """Of payload, as is `sent_octets`."""
+        return int(self.line.octets_in)
+
+    @property
+    def sent(self) -> int:
+        """Packets."""
+        return int(self.line.sent)
+
+    @property
+    def sent_octets(self) -> int:
+        return int(self.line.sent_octets)
 
     @property
     def lost_in(self) -> int:
@@ -130,51 +150,59 @@ class VoicePath:
         stream = self.inbound
         if stream is None or stream.ssrc != packet.ssrc:
             stream = self.inbound = InboundStream(packet.ssrc, packet.sequence, packet.sequence)
-            self._given = None
+            self.line.stream = stream.state
+            self.line.given = False
             if self.heard_at is None:
                 self.heard_at = now
-        self.octets_in += len(packet.payload)
+        self.line.octets_in += len(packet.payload)
         stream.add(packet.sequence, packet.timestamp, now)
         return packet
 
     def packetize(self, audio: AudioPacket, now: float) -> bytes:
-        """RTP for an audio packet, on our own SSRC, sequence and timestamp."""
-        self._sent_at = now
-        if self._given is not None:
-            self._sequence += audio.sequence - self._given[0]
-            self._timestamp += audio.timestamp - self._given[1]
-        elif self._started:
-            self._sequence += 1
-            self._timestamp += FRAME_TICKS
-        self._given = audio.sequence, audio.timestamp
-        return self._packet(audio.payload, audio.marker)
+        """RTP for an audio packet, on our own SSRC, sequence and timestamp: what is sent keeps their distances."""
+        line = self.line
+        line.sent_at = now
+        sequence, timestamp = line.sequence, line.timestamp
+        if line.given:
+            sequence += audio.sequence - line.given_sequence
+            timestamp += audio.timestamp - line.given_timestamp
+        elif line.started:
+            sequence += 1
+            timestamp += FRAME_TICKS
+        line.given, line.given_sequence, line.given_timestamp = (
+            True,
+            audio.sequence,
+            audio.timestamp,
+        )
+        return self._packet(sequence, timestamp, audio.payload, audio.marker)
 
     def frame(self, payload: bytes, now: float) -> bytes:
         """RTP for the 20 ms of our own that are due at `now`: the due time, not that of sending.
 
         The timestamp runs on through silence in whole frames, and what follows it is marked
-        (RFC 3550 §5.1, RFC 7587 §4.1).
+        (RFC 3550 §5.1, RFC 7587 §4.1). As voice.c's pack.
         """
-        marker = not self._started
-        if self._started:
-            passed = (now - self._sent_at) / FRAME_S + self._rest
+        line = self.line
+        sequence, timestamp = line.sequence, line.timestamp
+        marker = not line.started
+        if line.started:
+            passed = (now - line.sent_at) / FRAME_S + line.rest
             marker = passed >= PAUSE_FRAMES
             frames = round(passed) if marker else 1
-            self._rest = passed - frames
-            self._sequence += 1
-            self._timestamp += frames * FRAME_TICKS
-        self._sent_at = now
-        self._given = None
-        return self._packet(payload, marker)
+            line.rest = passed - frames
+            sequence += 1
+            timestamp += frames * FRAME_TICKS
+        line.sent_at, line.given = now, False
+        return self._packet(sequence, timestamp, payload, marker)
 
-    def _packet(self, payload: bytes, marker: bool) -> bytes:
-        self._started = True
-        self._sequence &= 0xFFFF
-        self._timestamp &= 0xFFFFFFFF
-        self.sent += 1
-        self.sent_octets += len(payload)
+    def _packet(self, sequence: int, timestamp: int, payload: bytes, marker: bool) -> bytes:
+        line = self.line
+        line.started = True
+        line.sequence, line.timestamp = sequence & 0xFFFF, timestamp & 0xFFFFFFFF
+        line.sent += 1
+        line.sent_octets += len(payload)
         return rtp.pack_rtp(
-            marker, self.payload_type, self._sequence, self._timestamp, self.ssrc, payload
+            marker, self.payload_type, line.sequence, line.timestamp, self.ssrc, payload
         )
 
     def receive_rtcp(self, data: bytes, now: float, wall: float) -> None:
@@ -194,8 +222,8 @@ class VoicePath:
         sender = None
         if self.sent:
             # The timestamp belongs to the same instant as the NTP time (RFC 3550 §6.4.1).
-            since = int((now - self._sent_at) * CLOCK_RATE_HZ)
-            timestamp = (self._timestamp + since) & 0xFFFFFFFF
+            since = int((now - self.line.sent_at) * CLOCK_RATE_HZ)
+            timestamp = (self.line.timestamp + since) & 0xFFFFFFFF
             sender = rtp.SenderInfo(_ntp(wall), timestamp, self.sent, self.sent_octets)
         if not blocks and sender is None:
             return None

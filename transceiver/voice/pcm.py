@@ -1,10 +1,11 @@
 """PCM of any rate and chunk size becomes 20 ms frames of one rate. Bounded, no I/O, no clock."""
 
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import soxr
 
+from voicerelay.transceiver.voice.line import ffi, new_mouth
 from voicerelay.transceiver.voice.opus import FRAME_S, Pcm
 
 MIN_RATE: Final = 8_000  # Hz
@@ -62,23 +63,26 @@ class Resampler:
 class FrameBuffer:
     """At most `frames` x 20 ms at `rate`: written in chunks of any size and rate, read in frames.
 
-    The ring holds whole frames, so that a frame never wraps and is read where it lies.
+    The ring holds whole frames, so that a frame never wraps and is read where it lies. Where, is
+    in `mouth`, for voice.c reads it too.
     """
 
-    __slots__ = ("_level", "_read", "_resampler", "_ring", "_write", "rate", "samples")
+    __slots__ = ("_mouth", "_resampler", "_ring", "rate", "samples")
 
-    def __init__(self, rate: int, frames: int) -> None:
+    def __init__(self, rate: int, frames: int, mouth: Any = None) -> None:
         self.rate = rate
         self.samples = round(rate * FRAME_S)
         self._ring = np.zeros(frames * self.samples, np.int16)
-        self._read = self._write = self._level = 0
+        self._mouth = mouth = new_mouth() if mouth is None else mouth
+        mouth.ring = ffi.from_buffer("int16_t[]", self._ring)
+        mouth.capacity, mouth.samples = len(self._ring), self.samples
         self._resampler: Resampler | None = None
+        self.clear()
 
     @property
     def waiting(self) -> int:
         """Samples at `rate` that were written and not read, those inside the resampler too."""
-        held = self._resampler.held if self._resampler is not None else 0
-        return self._level + held
+        return int(self._mouth.level + self._mouth.held)
 
     @property
     def room(self) -> int:
@@ -101,35 +105,40 @@ class FrameBuffer:
         step = round(rate * RESAMPLER_CHUNK_S)
         for start in range(0, taken, step):
             self._put(resampler.feed(pcm[start : min(start + step, taken)]))
+        self._mouth.held = resampler.held
         return taken
 
     def take(self) -> Pcm | None:
         """The next whole frame, valid until the next write; None when there is none."""
-        if self._level < self.samples:
+        if self._mouth.level < self.samples:
             return None
         return self._advance(self.samples)
 
     def take_tail(self) -> tuple[Pcm, int] | None:
         """The next frame of what is left, padded with silence, and its samples without padding."""
         self._finish()
-        real = min(self._level, self.samples)
+        read = self._mouth.read
+        real = min(self._mouth.level, self.samples)
         if not real:
             return None
-        self._ring[self._read + real : self._read + self.samples] = 0
+        self._ring[read + real : read + self.samples] = 0
         return self._advance(real), real
 
     def clear(self) -> None:
         """Forget everything; what is written next knows nothing of it."""
-        self._read = self._write = self._level = 0
+        mouth = self._mouth
+        mouth.read = mouth.write = mouth.level = mouth.held = 0
         self._resampler = None
 
     def _finish(self) -> None:
         if self._resampler is not None:
             self._put(self._resampler.feed(np.empty(0, np.int16), last=True))
             self._resampler = None
+            self._mouth.held = 0
 
     def _put(self, pcm: Pcm) -> None:
-        ring, start = self._ring, self._write
+        ring, mouth = self._ring, self._mouth
+        start = mouth.write
         end = start + len(pcm)
         if end <= len(ring):
             ring[start:end] = pcm
@@ -137,15 +146,16 @@ class FrameBuffer:
             first = len(ring) - start
             ring[start:] = pcm[:first]
             ring[: end - len(ring)] = pcm[first:]
-        self._write = end % len(ring)
-        self._level += len(pcm)
+        mouth.write = end % len(ring)
+        mouth.level += len(pcm)
 
     def _advance(self, real: int) -> Pcm:
-        start = self._read
+        mouth = self._mouth
+        start = mouth.read
         end = start + self.samples
-        self._level -= real
-        if self._level:
-            self._read = end % len(self._ring)
+        mouth.level -= real
+        if mouth.level:
+            mouth.read = end % len(self._ring)
         else:  # begin anew: the first frames' memory is still warm
-            self._read = self._write = 0
+            mouth.read = mouth.write = 0
         return self._ring[start:end]

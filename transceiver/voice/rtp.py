@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 RTP_HEADER_BYTES = 12
+FIRST_RTP_BYTE = 128  # RFC 7983 §7: DTLS stays below
 RTCP_SR, RTCP_RR, RTCP_SDES, RTCP_BYE = 200, 201, 202, 203
 MAX_REPORT_BLOCKS = 31  # RFC 3550 §6.4.1
 NTP_EPOCH_OFFSET_S = 2_208_988_800

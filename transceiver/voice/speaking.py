@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Callable
+from typing import Any, Protocol
 
 from voicerelay.transceiver.agent import SessionClosed
 from voicerelay.transceiver.voice.outbound import Outbound
@@ -10,20 +10,23 @@ from voicerelay.transceiver.voice.pacer import Pacer
 from voicerelay.transceiver.voice.pcm import PcmLike, as_pcm
 
 
-class Speaking:
-    """One call's. `send(payload, due)` sends 20 ms of Opus, `failed(reason)` ends the call."""
+class Carrier(Protocol):
+    """What carries the voice of a call."""
 
-    def __init__(
-        self,
-        short_id: str,
-        pacer: Pacer,
-        send: Callable[[bytes, float], None],
-        failed: Callable[[str], None],
-    ) -> None:
+    def send_frame(self, payload: bytes, due: float) -> None:
+        """Send 20 ms of Opus."""
+
+    def end(self, reason: str) -> None:
+        """End the call."""
+
+
+class Speaking:
+    """One call's."""
+
+    def __init__(self, short_id: str, pacer: Pacer, carrier: Carrier) -> None:
         self._short_id = short_id
         self._pacer = pacer
-        self._send = send
-        self._failed = failed
+        self._carrier = carrier
         self._waiters: set[asyncio.Future[None]] = set()
         self._closed = False
         self._said_ms = 0  # of the utterance that the end of the call has cut
@@ -67,14 +70,21 @@ class Speaking:
     def short_id(self) -> str:
         return self._short_id
 
+    @property
+    def mouth(self) -> Any:
+        return self.outbound.mouth
+
+    def wake(self) -> None:
+        self.outbound.wake()
+
     def encode(self, due: float, load: int) -> bytes | None:
         return self.outbound.next_frame(due, load)
 
     def send(self, payload: bytes, due: float) -> None:
-        self._send(payload, due)
+        self._carrier.send_frame(payload, due)
 
     def end(self, reason: str) -> None:
-        self._failed(reason)
+        self._carrier.end(reason)
 
     # ---- waiting -----------------------------------------------------------------------------
 

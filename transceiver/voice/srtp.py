@@ -11,6 +11,7 @@ import pylibsrtp
 
 MAX_PACKET_BYTES: Final = 1500  # as in pylibsrtp.Session
 MAX_TRAILER_BYTES: Final = 148  # SRTP_MAX_TRAILER_LEN and the four bytes of SRTCP's index
+ARGUMENTS: Final = 3  # of libsrtp 2: state, packet, length
 
 Transform = Callable[[bytes], bytes | None]
 
@@ -27,11 +28,30 @@ class Keyed:
     __slots__ = ("_session", "protect", "protect_rtcp", "unprotect", "unprotect_rtcp")
 
     def __init__(self, session: pylibsrtp.Session) -> None:
-        self._session = session  # keeps libsrtp's state alive
+        self._session: Any = session  # keeps libsrtp's state alive
         self.protect = _transform(session, _lib.srtp_protect)
         self.protect_rtcp = _transform(session, _lib.srtp_protect_rtcp)
         self.unprotect = _transform(session, _lib.srtp_unprotect)
         self.unprotect_rtcp = _transform(session, _lib.srtp_unprotect_rtcp)
+
+    @property
+    def state(self) -> int:
+        """Where libsrtp's state lies, for voice.c; as long as this object lives."""
+        return int(_ffi.cast("uintptr_t", self._session._srtp[0]))
+
+
+def functions() -> dict[str, int]:
+    """Where the functions of the library lie that voice.c calls, by their names in voice.h.
+
+    Raises AttributeError where they are not those of libsrtp 2.
+    """
+    found = {}
+    for name in ("protect", "unprotect"):
+        function = _ffi.addressof(_lib, f"srtp_{name}")
+        if len(_ffi.typeof(function).args) != ARGUMENTS:
+            raise AttributeError(f"srtp_{name} takes other arguments")
+        found[name] = int(_ffi.cast("uintptr_t", function))
+    return found
 
 
 def _transform(session: Any, function: Callable[[Any, Any, Any], int]) -> Transform:

@@ -20,7 +20,7 @@ class Unread(Generic[T]):
         self._items: deque[T] = deque()
         self._limit = limit
         self._keep_oldest = keep_oldest
-        self._waiters: set[asyncio.Future[None]] = set()
+        self._waiters: list[asyncio.Future[None]] = []
         self._closed = False
         self.dropped = 0
 
@@ -64,14 +64,17 @@ class Unread(Generic[T]):
                 raise StopAsyncIteration
             # One for each reader: a reader that is cancelled cancels what it waits for.
             waiter = asyncio.get_running_loop().create_future()
-            self._waiters.add(waiter)
+            self._waiters.append(waiter)
             try:
                 await waiter
-            finally:
-                self._waiters.discard(waiter)
+            except BaseException:
+                if waiter in self._waiters:
+                    self._waiters.remove(waiter)
+                raise
         return self._items.popleft()
 
     def _wake(self) -> None:
-        for waiter in self._waiters:
-            if not waiter.done():
+        waiters, self._waiters = self._waiters, []
+        for waiter in waiters:
+            if not waiter.done():  # else its reader was cancelled
                 waiter.set_result(None)

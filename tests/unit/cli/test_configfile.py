@@ -111,7 +111,9 @@ def test_a_file_that_cannot_be_read_is_named(name: str) -> None:
         read_config_file(Path(name))
 
 
-@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 @given(st.one_of(st.binary(max_size=80), st.text(max_size=80).map(lambda text: text.encode())))
 def test_any_bytes_are_a_file_or_a_user_error(path: Path, raw: bytes) -> None:
     path.write_bytes(raw)

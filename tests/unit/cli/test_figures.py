@@ -13,6 +13,7 @@ from tests.unit.transceiver.test_registry import SLOT, create, registry
 from tests.unit.transceiver.test_session import Host, host
 from voicerelay.cli import figures as module
 from voicerelay.cli.figures import TransceiverFigures
+from voicerelay.shm.order import DEFAULT_DRAIN_DEADLINE_S
 from voicerelay.shm.rundir import figures_socket
 from voicerelay.transceiver.internal import ENDED, Internal
 from voicerelay.transceiver.registry import Registry
@@ -69,6 +70,22 @@ def test_what_is_no_call_is_none(wanted: str) -> None:
         async with instance() as (asked, _, _):
             assert await asked.session(wanted) is None
             assert await asked.end(wanted) is None
+
+    asyncio.run(run())
+
+
+def test_a_drain_is_ordered_and_taken_back() -> None:
+    async def run() -> None:
+        async with instance() as (asked, here, made):
+            await create(here, made)
+
+            drained = [await asked.drain(SLOT), await asked.drain(SLOT, 7)]
+            again = await asked.undrain(SLOT)
+
+            longest = {"slot": SLOT, "sessions": 1, "deadline_s": DEFAULT_DRAIN_DEADLINE_S}
+            assert drained == [longest, longest | {"deadline_s": 7}]
+            assert again == {"slot": SLOT, "sessions": 1}
+            assert (await asked.drain(GONE), await asked.undrain(GONE)) == (None, None)
 
     asyncio.run(run())
 

@@ -7,6 +7,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -46,8 +47,9 @@ def asked(run_dir: Path) -> Asked:
             sock, _ = listener.accept()
             with sock:
                 commands.append(parse_command(sock.recv(8192)))
-                for message in messages:
-                    sock.send(json.dumps(message).encode())
+                with suppress(BrokenPipeError):  # who does not wait has left
+                    for message in messages:
+                        sock.send(json.dumps(message).encode())
 
         thread = threading.Thread(target=serve)
         thread.start()

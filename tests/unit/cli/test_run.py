@@ -37,6 +37,13 @@ def test_control_without_its_sockets_says_what_to_do(tmp_path: Path) -> None:
     assert "voicerelay systemd install" in done.output
 
 
+def test_admin_without_an_address_says_what_to_do(tmp_path: Path) -> None:
+    done = CliRunner().invoke(main, ["run", "admin"], env={"VOICERELAY_RUN_DIR": str(tmp_path)})
+
+    assert done.exit_code == UserError.exit_code
+    assert "no --admin; run `voicerelay systemd install`" in done.output
+
+
 @pytest.mark.parametrize("arguments", [["supervisor"], ["relay", "-1"], ["relay", "x"]])
 def test_an_unknown_process_is_refused(arguments: list[str]) -> None:
     assert CliRunner().invoke(main, ["run", *arguments]).exit_code == UserError.exit_code

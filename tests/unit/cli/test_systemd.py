@@ -46,6 +46,14 @@ def test_install_writes_everything_where_systemd_looks(tmp_path: Path) -> None:
     }
 
 
+def test_an_admin_address_brings_a_unit_for_it(tmp_path: Path) -> None:
+    files = installed(tmp_path, "--admin", "127.0.0.1:9090")
+
+    unit = files[f"{SYSTEM}/voicerelay-admin.service"]
+    assert environment(unit)["VOICERELAY_ADMIN"] == "127.0.0.1:9090"
+    assert "Wants=voicerelay-admin.service\n" in files[f"{SYSTEM}/voicerelay.target"]
+
+
 def test_print_shows_what_install_writes(tmp_path: Path) -> None:
     files = installed(tmp_path)
 

@@ -17,13 +17,14 @@ from voicerelay.cli.config import Config
 from voicerelay.cli.errors import UserError
 from voicerelay.cli.units import MAX_EXPOSURE, STORED_DESCRIPTORS, Plan, quote, reach, render
 
-SERVICES = ("control", "relay@", "transceiver@")
+SERVICES = ("control", "relay@", "transceiver@", "admin")
+ADMIN = "systemd/system/voicerelay-admin.service"
 ANALYZE = shutil.which("systemd-analyze")
 COMMAND = ["/opt/voicerelay/bin/python3", "-P", "-m", "voicerelay"]
 needs_systemd = pytest.mark.skipif(ANALYZE is None, reason="systemd-analyze is not here")
 
 
-def plan(**changes: Any) -> Plan:
+def plan(admin: str = "127.0.0.1:9090", **changes: Any) -> Plan:
     config = Config(
         app="voicerelay.echo:app",
         port=3478,
@@ -37,6 +38,7 @@ def plan(**changes: Any) -> Plan:
         capacity=16_384,
         run_dir=Path("/run/voicerelay/3478"),
         log_level="info",
+        admin=admin,
     )
     chosen: dict[str, Any] = {
         "hosts": ["192.0.2.1", "2001:db8::1"],
@@ -57,7 +59,8 @@ def test_every_template_is_used_and_filled() -> None:
     used = {Path(place).name for place in files}
     templates = {path.name for path in voicerelay.systemd.FOLDER.glob("voicerelay*")}
     assert templates <= used
-    assert not [place for place, text in files.items() if Template(text).get_identifiers()]
+    left = {name for text in files.values() for name in Template(text).get_identifiers()}
+    assert left == {"MAINPID"}  # systemd fills that
 
 
 def test_the_target_wants_every_process_and_socket() -> None:
@@ -72,6 +75,7 @@ def test_the_target_wants_every_process_and_socket() -> None:
         "voicerelay-transceiver@0.service",
         "voicerelay-transceiver@1.service",
         "voicerelay-transceiver@2.service",
+        "voicerelay-admin.service",
     ]
 
 
@@ -98,12 +102,36 @@ def test_with_steering_transceivers_have_sockets_and_control_one_capability() ->
         assert "CAP_" not in files[f"systemd/system/voicerelay-{other}.service"]
 
 
-def test_control_may_look_at_what_relays_use(units: Path) -> None:
-    """See control/starvation.py: relays in user namespaces of their own would else be invisible."""
-    unit = (units / "voicerelay-control.service").read_text()
+def test_a_reload_lets_a_transceivers_calls_end() -> None:
+    unit = render(plan())["systemd/system/voicerelay-transceiver@.service"]
 
-    assert lines(unit, "ProtectProc")[-1] == "default"
-    assert not lines(unit, "ProcSubset")
+    assert lines(unit, "ExecReload") == ["/bin/kill -s QUIT $MAINPID"]
+
+
+def test_without_an_address_there_is_no_admin_unit() -> None:
+    files = render(plan(admin=""))
+
+    assert ADMIN not in files
+    assert not [text for text in files.values() if "voicerelay-admin" in text]
+
+
+def test_admin_on_loopback_speaks_with_this_machine_alone() -> None:
+    private, public = (render(plan(admin=at))[ADMIN] for at in ("[::1]:9090", "192.0.2.1:9090"))
+
+    assert (lines(private, "IPAddressDeny"), lines(private, "IPAddressAllow")) == (
+        ["any"],
+        ["localhost"],
+    )
+    assert not lines(public, "IPAddressDeny")
+
+
+def test_control_and_admin_may_look_at_other_processes(units: Path) -> None:
+    """See control/starvation.py: relays in user namespaces of their own would else be invisible."""
+    for name in ("control", "admin"):
+        unit = (units / f"voicerelay-{name}.service").read_text()
+
+        assert lines(unit, "ProtectProc")[-1] == "default"
+        assert not lines(unit, "ProcSubset")
 
 
 def test_only_what_is_hidden_and_needed_is_shown() -> None:
@@ -173,7 +201,11 @@ def analyze(*arguments: str, units: Path) -> subprocess.CompletedProcess[str]:
 @needs_systemd
 def test_systemd_finds_nothing_to_complain_about(units: Path) -> None:
     names = ["voicerelay.target", "voicerelay-control.service", "voicerelay-udp@relay-0.socket"]
-    names += ["voicerelay-relay@0.service", "voicerelay-transceiver@0.service"]
+    names += [
+        "voicerelay-relay@0.service",
+        "voicerelay-transceiver@0.service",
+        "voicerelay-admin.service",
+    ]
 
     done = analyze("verify", *(str(units / name) for name in names), units=units)
 

@@ -199,7 +199,9 @@ def test_generation_0_voids_every_entry_of_a_slot_at_once_and_of_no_other(world:
     assert world.reader_of(RTP) == TRANSCEIVER_0
 
 
-@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 @given(STEPS)
 def test_take_over_makes_the_maps_equal_to_the_tables_whatever_they_held(
     world: World, steps: list[tuple[str, bytes, Entry | None]]

@@ -1,13 +1,19 @@
 """A relay that waits for a core is no relay that hangs."""
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from voicerelay.control.starvation import TICKS_OF_A_BUSY_LOOP, starves, ticks_if_runnable
+from voicerelay.control.starvation import (
+    TICKS_OF_A_BUSY_LOOP,
+    is_stopped,
+    starves,
+    ticks_if_runnable,
+)
 
 
 def process(proc: Path, states: str, utime: int, stime: int) -> Path:
@@ -28,6 +34,27 @@ def test_only_who_could_run_has_ticks(tmp_path: Path, states: str, ticks: int | 
 
 def test_who_is_gone_has_none(tmp_path: Path) -> None:
     assert ticks_if_runnable(7, tmp_path) is None
+
+
+@pytest.mark.parametrize(
+    ("states", "found"), [("T", True), ("TT", True), ("TS", False), ("R", False), ("t", False)]
+)
+def test_only_who_is_stopped_as_a_whole_is_stopped(
+    tmp_path: Path, states: str, found: bool
+) -> None:
+    assert is_stopped(7, process(tmp_path, states, 5, 7)) is found
+
+
+def test_who_is_gone_is_not_stopped(tmp_path: Path) -> None:
+    assert not is_stopped(7, tmp_path)
+
+
+def test_a_stopped_process_is_seen_from_outside() -> None:
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
+        process.send_signal(signal.SIGSTOP)
+        while not is_stopped(process.pid):
+            pass
+        process.kill()
 
 
 def test_we_ourselves_run() -> None:

@@ -31,7 +31,14 @@ class World:
         self.region = region
         self.now = 0.0
         self.ticks: int | None = None  # of CPU, of every relay that could run
-        self.state = ControlState(region, RELAYS, self.now, look=lambda _: self.ticks)
+        self.stopped = False  # every relay, by SIGSTOP
+        self.state = ControlState(
+            region,
+            RELAYS,
+            self.now,
+            look=lambda _: self.ticks,
+            stopped=lambda _: self.stopped,
+        )
 
     def hello(
         self, role: str, index: int, peer: int, holding: tuple[int, ...] = ()
@@ -241,6 +248,19 @@ def test_a_hung_relay_is_read_by_a_sibling_and_then_ended(world: World) -> None:
     assert kills(ended) == [100]
     assert (adopts(later), kills(later)) == ([], [])
     assert world.figure(ControlCounter.RELAYS_KILLED) == 1
+
+
+def test_a_relay_that_is_stopped_is_ended_when_it_is_found(world: World) -> None:
+    world.all_relays()
+    world.pass_time(1.0, beating=(0, 1, 2))
+    world.stopped = True
+
+    before = world.pass_time(HUNG_RELAY_S - TICK_S, beating=(1, 2))
+    found = world.pass_time(2 * TICK_S, beating=(1, 2))
+
+    assert before == []
+    assert [relay for _, relay in adopts(found)] == [0]
+    assert kills(found) == [100]
 
 
 def test_a_relay_that_only_waits_for_a_core_is_ended_late(world: World) -> None:

@@ -2,12 +2,14 @@
 
 import os
 import secrets
+import stat
 import struct
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from voicerelay.shm.counters import COUNTERS_BYTES, ControlCounter
@@ -206,8 +208,8 @@ def test_no_room_is_said_before_anything_is_made(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # given a /dev/shm with less room than the tables need
-    stat = os.statvfs("/dev/shm")
-    full = os.statvfs_result((*stat[:2], stat[2], stat[3], 1, *stat[5:]))
+    has = os.statvfs("/dev/shm")
+    full = os.statvfs_result((*has[:2], has[2], has[3], 1, *has[5:]))
     monkeypatch.setattr("os.statvfs", lambda _: full)
 
     with pytest.raises(RegionSpaceError, match=r"/dev/shm has 0 MiB free, the tables need \d+ MiB"):
@@ -231,7 +233,7 @@ def test_an_attaching_process_leaves_the_segments_when_it_exits(name: str) -> No
     )
 
     assert done.stdout.strip() == str(Entry(1, 2, 3, 4))
-    assert (done.returncode, done.stderr) == (0, "")  # nor a complaint of the resource tracker
+    assert (done.returncode, done.stderr) == (0, "")
     assert tables_of(name).exists()
     assert counters_of(name).exists()
     region.close()
@@ -256,6 +258,31 @@ def test_the_creating_process_leaves_the_segments_when_it_exits(name: str) -> No
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root to give it away")
+def test_a_link_is_not_followed(name: str, tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").write_bytes(bytes(HEADER_BYTES))
+    tables_of(name).symlink_to(tmp_path / "elsewhere")
+
+    with pytest.raises(OSError, match="symbolic links"):
+        Region.attach(name)
+
+
+def test_segments_are_for_their_owner_alone(name: str) -> None:
+    Region.create(name, INSTANCE, SIZES).close()
+
+    modes = {stat.S_IMODE(path.stat().st_mode) for path in (tables_of(name), counters_of(name))}
+
+    assert modes == {0o600}
+
+
+def test_nobody_is_started_to_watch_over_segments(name: str) -> None:
+    before = psutil.Process().children()
+
+    Region.create(name, INSTANCE, SIZES).close()
+    Region.attach(name).close()
+
+    assert psutil.Process().children() == before
+
+
 def test_what_another_user_put_there_is_not_ours(name: str) -> None:
     Region.create(name, INSTANCE, SIZES).close()
     before = is_ours(name)

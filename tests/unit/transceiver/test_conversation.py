@@ -55,7 +55,6 @@ class Half(Conversation):
         for number in numbers:
             now = number * FRAME_S
             packet = self._voice.receive(build_rtp(numbered(number)), now)
-            self.packets_in += 1
             self._hearing.receive(packet, now)
 
     def turns(self, count: int, start: float = 100.0) -> None:

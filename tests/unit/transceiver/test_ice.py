@@ -1,6 +1,7 @@
 """Which Binding requests an ICE-lite agent answers, and how (RFC 8489, RFC 8445 §7.3)."""
 
 import copy
+import dataclasses
 
 import pytest
 from hypothesis import assume, given, settings
@@ -138,6 +139,36 @@ def test_an_unknown_optional_attribute_is_passed_over() -> None:
     extra = ((0xC057, bytes(4)), (0xC070, bytes(1100)))
 
     assert isinstance(agent().receive(request(extra=extra), V4, NOW), Check)
+
+
+@pytest.mark.parametrize(
+    ("username", "answered"),
+    [
+        (OLD.ufrag + b":abcd", True),
+        (OLD.ufrag + b":", True),
+        (OLD.ufrag, False),
+        (NEW.ufrag + b":abcd", False),
+    ],
+)
+def test_before_we_are_told_the_clients_ufrag_ours_and_the_password_decide(
+    username: bytes, answered: bool
+) -> None:
+    # given an answer that the client has sooner than aiortc has told us its ufrag
+    unmet = IceAgent(dataclasses.replace(OLD, remote_ufrag=b""), consent_at=NOW)
+
+    result = unmet.receive(request(username=username), V4, NOW)
+    forged = unmet.receive(request(2, username=username, password=NEW.password), V4, NOW)
+
+    assert isinstance(result, Check) == answered
+    assert forged is Drop.DROPPED_BAD_INTEGRITY
+
+
+def test_an_agent_without_a_name_of_its_own_answers_nobody() -> None:
+    nameless = IceAgent(Credentials(b"", b"", b""), consent_at=NOW)
+
+    result = nameless.receive(request(username=b":abcd", password=b""), V4, NOW)
+
+    assert result is Drop.DROPPED_BAD_INTEGRITY
 
 
 def test_a_client_that_says_it_is_controlled_is_told_to_switch() -> None:

@@ -3,7 +3,7 @@
 import asyncio
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import pytest
@@ -53,6 +53,11 @@ class Taken:
     def __init__(self) -> None:
         self.groups: list[list[tuple[bytes, bytes]]] = [[]]
         self.refused = 0
+        self.sorted_out: set[int] = set()
+
+    def sort(self, headers: int, count: int, local: int) -> Sequence[int]:
+        assert local == 3
+        return [index for index in range(count) if index not in self.sorted_out]
 
     def take(self, data: bytes, path: bytes, relay: int | None) -> None:
         assert relay is None

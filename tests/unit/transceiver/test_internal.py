@@ -15,17 +15,21 @@ from tests.unit.transceiver.signalling.test_whip import server
 from tests.unit.transceiver.test_registry import SLOT, create, registry
 from tests.unit.transceiver.test_session import Host, host
 from voicerelay.shm import rundir
+from voicerelay.shm.order import DRAIN, MAX_DEADLINE_S, OPEN, Order
 from voicerelay.transceiver.internal import ENDED, MAX_REASON_CHARS, Internal
 from voicerelay.transceiver.registry import Registry
 
 Client = TestClient[Any, Any]
+DEADLINE_S = 60
+ORDERS: list[Order] = []
 
 
 @contextlib.asynccontextmanager
 async def operator() -> AsyncIterator[tuple[Client, Host, Registry]]:
     async with host() as here:
         made = registry(here)
-        app = Internal(made, here.block, here.pacer, "mine:app").application()
+        about = made, here.block, here.pacer, "mine:app"
+        app = Internal(*about, obey=ORDERS.append, drain_deadline_s=DEADLINE_S).application()
         async with TestClient(TestServer(app)) as client:
             yield client, here, made
 
@@ -72,6 +76,35 @@ def test_a_call_is_ended_and_the_reason_is_one_line(query: str, reason: str) -> 
             await session.ended.wait()
             assert await told(client, "/internal/sessions") == []
 
+    asyncio.run(run())
+
+
+def test_a_drain_is_an_order_with_a_deadline() -> None:
+    async def run() -> None:
+        async with operator() as (client, _, _):
+            statuses = [
+                (await client.put("/internal/drain")).status,
+                (await client.put("/internal/drain?deadline=0")).status,
+                (await client.delete("/internal/drain")).status,
+            ]
+
+            assert statuses == [200] * 3
+            assert [Order(DRAIN, DEADLINE_S), Order(DRAIN, 0), Order(OPEN)] == ORDERS
+
+    ORDERS.clear()
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("deadline", ["", "-1", "1.5", "x", "1 2", str(MAX_DEADLINE_S + 1)])
+def test_a_deadline_that_is_none_orders_nothing(deadline: str) -> None:
+    async def run() -> None:
+        async with operator() as (client, _, _):
+            response = await client.put("/internal/drain", params={"deadline": deadline})
+
+            assert response.status == 400
+            assert ORDERS == []
+
+    ORDERS.clear()
     asyncio.run(run())
 
 

@@ -6,7 +6,7 @@ import json
 import os
 import signal
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -14,8 +14,9 @@ import aiohttp
 import pytest
 
 from tests.support.server import free_port
-from voicerelay.cli.admin.process import AdminError, serve
+from voicerelay.cli.admin.process import AdminError, NoInstance, serve
 from voicerelay.cli.admin.settings import AdminSettings
+from voicerelay.cli.errors import UserError
 from voicerelay.shm import rundir
 from voicerelay.shm.lifeline import READY, Lifeline
 from voicerelay.shm.region import MIN_CAPACITY, Region, Sizes, remove_segments
@@ -90,5 +91,30 @@ def test_a_taken_address_is_named(run_dir: Path) -> None:
 
 
 def test_without_an_instance_there_is_nothing_to_show() -> None:
-    with pytest.raises(AdminError, match="shared counters"):
+    with pytest.raises(NoInstance, match="/nowhere cannot be read") as raised:
         asyncio.run(serve(AdminSettings("/nowhere", "127.0.0.1", 1), Lifeline(-1)))
+
+    # so that systemd tries again, which it does not after an error in the configuration
+    assert raised.value.exit_code != UserError.exit_code
+
+
+def test_a_service_manager_hears_of_its_life(run_dir: Path) -> None:
+    told: list[str] = []
+
+    class Told(Lifeline):
+        def ready(self) -> None:
+            told.append("ready")
+
+        def beats(self, heartbeat: Callable[[], int]) -> None:
+            assert heartbeat() < heartbeat()
+            told.append("beats")
+            os.kill(os.getpid(), signal.SIGTERM)
+
+        def stopping(self) -> None:
+            told.append("stopping")
+
+    settings = AdminSettings(str(run_dir), "127.0.0.1", free_port(socket.SOCK_STREAM))
+
+    asyncio.run(asyncio.wait_for(serve(settings, Told(-1)), WAIT_S))
+
+    assert told == ["ready", "beats", "stopping"]

@@ -12,6 +12,7 @@ import pytest
 from tests.unit.cli.admin.looks import call, look
 from voicerelay.cli.admin import snapshot as module
 from voicerelay.cli.admin.snapshot import FRESH_S, Looker
+from voicerelay.cli.status import StatusReader
 from voicerelay.shm import rundir
 from voicerelay.shm.region import MIN_CAPACITY, Region, Sizes, remove_segments
 
@@ -47,8 +48,8 @@ def looker(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Looker, Asked, Clo
         run_dir, clock = Path(folder), Clock()
         (run_dir / rundir.INSTANCE_FILE).write_text(json.dumps(DESCRIBED))
         name = rundir.region_name(run_dir)
-        region = Region.create(name, bytes(16), Sizes.for_capacity(MIN_CAPACITY))
-        made = Looker(run_dir, region, clock)
+        Region.create(name, bytes(16), Sizes.for_capacity(MIN_CAPACITY)).close()
+        made = Looker(run_dir, StatusReader(run_dir), clock)
         asked = made._transceivers
         assert isinstance(asked, Asked)
         yield made, asked, clock

@@ -15,6 +15,7 @@ from aiohttp.test_utils import TestClient, TestServer
 from tests.unit.cli.admin.looks import call, look
 from voicerelay.cli.admin.snapshot import Snapshot
 from voicerelay.cli.admin.web import AdminWeb, policy
+from voicerelay.cli.errors import NotRunning
 
 PAGE = files("voicerelay.cli.admin").joinpath("page/index.html").read_text("utf-8")
 
@@ -34,7 +35,7 @@ class Shown:
     @property
     def _it(self) -> Snapshot:
         if self._seen is None:
-            raise FileNotFoundError("gone")
+            raise NotRunning("gone")
         return self._seen
 
 

@@ -55,7 +55,10 @@ def test_nothing_is_to_mend_on_a_host_as_it_should_be() -> None:
 
 def test_every_finding_that_is_not_ok_has_a_mend() -> None:
     weak_kernel = kernel(
-        capabilities=frozenset(), steering_obstacle="no permission", loop_obstacle="not built"
+        capabilities=frozenset(),
+        steering_obstacle="no permission",
+        loop_obstacle="not built",
+        voice_obstacle="not built",
     )
     weak_host = host(
         clock_source="hpet",
@@ -71,7 +74,7 @@ def test_every_finding_that_is_not_ok_has_a_mend() -> None:
     findings += checks.check_host(WANTED, weak_host, running=False)
 
     bad = [finding for finding in findings if finding.state != State.OK]
-    assert len(bad) == 9
+    assert len(bad) == 10
     assert [finding.name for finding in bad if not finding.mend] == []
 
 

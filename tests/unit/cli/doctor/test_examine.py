@@ -34,7 +34,7 @@ def test_every_check_says_something() -> None:
     findings = examine(config(steering="off"), None)
 
     names = [finding.name for finding in findings]
-    assert len(set(names)) == len(names) == 20
+    assert len(set(names)) == len(names) == 21
     assert all(finding.seen for finding in findings)
 
 

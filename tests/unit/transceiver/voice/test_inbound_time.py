@@ -203,5 +203,4 @@ def test_whatever_comes_nothing_is_raised_and_all_is_bounded(
     assert {len(frame) for frame in frames} <= {320}
     assert len(frames) * FRAME_S <= most
     stats = inbound.stats
-    assert stats.received == len(coming)
     assert dropped == stats.late + stats.duplicate + stats.stray + stats.corrupt

@@ -4,6 +4,7 @@ import asyncio
 import itertools
 import logging
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import uvloop
@@ -37,6 +38,10 @@ class Voice:
         self.ended = ""
         self.short_id = "abc"
         self.then: Callable[[], None] = lambda: None
+        self.mouth: Any = None
+
+    def wake(self) -> None:
+        raise AssertionError
 
     def encode(self, due: float, load: int) -> bytes | None:
         if self.fault is not None:
@@ -60,7 +65,9 @@ def dues(schedule: Schedule, now: float) -> list[float]:
     """The frames of everything that is due at `now`."""
     found = []
     while (turn := schedule.take(now)) is not None:
-        found += [s * SLOT_S for s in turn.slots for first in turn.speakers.values() if s >= first]
+        found += [
+            s * SLOT_S for s in turn.slots for first in turn.phase.speakers.values() if s >= first
+        ]
     return found
 
 
@@ -156,7 +163,7 @@ def test_after_a_stall_few_frames_are_caught_up_and_the_rest_is_counted(
     # then each sends two at most, the newest, and is back in time
     assert turn is not None
     sent = min(stalled_frames + 1, MAX_CATCH_UP_FRAMES)
-    assert (len(turn.speakers), len(turn.slots)) == (3, sent)
+    assert (len(turn.phase.speakers), len(turn.slots)) == (3, sent)
     assert turn.slots[-1] * SLOT_S == pytest.approx(now)
     assert turn.skipped == 3 * (stalled_frames + 1 - sent)
     assert schedule._due[turn.slots[0] % PHASES] * SLOT_S == pytest.approx(now + FRAME_S)
@@ -175,8 +182,8 @@ def test_who_began_after_a_stall_has_nothing_to_catch_up() -> None:
 
     # then its first frame is the one due now
     assert turn is not None
-    first = max(turn.speakers.values())
-    assert len(turn.speakers) == 2
+    first = max(turn.phase.speakers.values())
+    assert len(turn.phase.speakers) == 2
     assert first * SLOT_S == pytest.approx(late)
     assert [slot >= first for slot in turn.slots] == [False, True]
     assert turn.skipped == 9
@@ -211,7 +218,7 @@ def test_whatever_happens_nobody_gets_more_than_time_has_passed(
             schedule.remove(voices.pop(0))
         while (turn := schedule.take(now)) is not None:
             for slot in turn.slots:
-                for speaker, first in turn.speakers.items():
+                for speaker, first in turn.phase.speakers.items():
                     if slot >= first:
                         speaker.encode(slot * SLOT_S, 0)
         due = schedule.next_due()

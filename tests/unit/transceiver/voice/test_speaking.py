@@ -37,10 +37,13 @@ class Call:
         self.pacer = pacer
         self.sent: list[bytes] = []
         self.failures: list[str] = []
-        self.speaking = Speaking("call", self.pacer, self._send, self.failures.append)
+        self.speaking = Speaking("call", self.pacer, self)
 
-    def _send(self, payload: bytes, due: float) -> None:
+    def send_frame(self, payload: bytes, due: float) -> None:
         self.sent.append(payload)
+
+    def end(self, reason: str) -> None:
+        self.failures.append(reason)
 
     async def frames(self, count: int) -> None:
         """The pacer's turns, and what tasks do after each."""
@@ -314,7 +317,7 @@ def test_one_voice_that_fails_ends_alone(monkeypatch: pytest.MonkeyPatch) -> Non
         now = 100.0
         pacer = StillPacer(asyncio.get_running_loop(), lambda: now)
         good, bad = Call(pacer), Call(pacer)
-        monkeypatch.setattr(bad.speaking, "_send", lambda *_: 1 / 0)
+        monkeypatch.setattr(bad, "send_frame", lambda *_: 1 / 0)
         for call in (good, bad):
             await call.speaking.play(speech(0.5, RATE), RATE)
 
