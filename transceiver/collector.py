@@ -1,7 +1,7 @@
 """When to look for garbage that reference counts do not find: a full look stops every voice while it lasts.
 
-It takes 0.1 s and more for hundreds of calls, so it waits for a moment without any. Our own calls leave nothing to it;
-an agent's code may, on a host that is never without a call, and then memory must not grow for ever.
+It takes 0.1 s and more for hundreds of calls, so it waits for a moment without any. Our own calls leave nothing
+to it; an agent's code may, on a host that is never without a call, and then memory must not grow for ever.
 """
 
 import gc
