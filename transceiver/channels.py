@@ -111,16 +111,19 @@ class Channels:
             self._taps.remove(channel)
 
     def close(self) -> None:
-        """The call has ended."""
+        """The call has ended; whoever took part is let go of, for each of them knows the call."""
         if self.closed:
             return
         if self.dialect is not None:
             self.dialect.leaving()
         self.closed = True
-        self._channels.clear()  # each holds its connection
         self.unread.close()
-        for handler in self._handlers.values():
+        handlers, self._handlers = self._handlers, {}
+        for handler in handlers.values():
             handler.closed()
+        self.dialect = None
+        self._channels.clear()
+        self._taps.clear()
 
     def _tell_opened(self, label: str) -> None:
         if label in self._handlers:

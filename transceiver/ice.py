@@ -68,6 +68,11 @@ class ErrorReply:
     reply: bytes
 
 
+def never() -> float:
+    """When media came that nobody takes off our hands."""
+    return 0.0
+
+
 @dataclass(slots=True)
 class IceAgent:
     """One component, bundled. `selected` is the path that carries the call.
@@ -80,7 +85,7 @@ class IceAgent:
     selected: bytes | None = None
     consent_at: float = 0.0
     valid: OrderedDict[bytes, ValidPath] = field(default_factory=OrderedDict)
-    media_heard: Callable[[], float] = field(default=lambda: 0.0, repr=False)
+    media_heard: Callable[[], float] = field(default=never, repr=False)
     _round: int = 0
     _selected_round: int = 0
     _previous: Credentials | None = None

@@ -2,10 +2,10 @@
 
 import logging
 import time
-from collections.abc import Callable
 from typing import Any
 
 from voicerelay.shm.counters import TransceiverCounter
+from voicerelay.transceiver.ice import never
 from voicerelay.transceiver.mux import Mux
 from voicerelay.transceiver.reach import Reach
 from voicerelay.transceiver.seam import Peer
@@ -21,10 +21,7 @@ log = logging.getLogger("voicerelay.session")
 
 
 class Media:
-    """`voice` is there once there are keys. The engine takes what it can of both ways, as its Owner says.
-
-    `send`: an RTP or RTCP packet to be encrypted and sent, and whether it is RTCP.
-    """
+    """`voice` is there once there are keys. The engine takes what it can of both ways, as its Owner says."""
 
     def __init__(
         self,
@@ -33,23 +30,21 @@ class Media:
         reach: Reach,
         hearing: Hearing,
         speaking: Speaking,
-        send: Callable[[bytes, bool], None],
     ) -> None:
         self._short_id = short_id
         self._mux = mux
         self._ice = reach.ice
         self._hearing = hearing
         self._speaking = speaking
-        self._send = send
         self.voice: VoicePath | None = None
         self._peer: Peer | None = None  # whose keys the engine has
         self._reported_at = 0.0
-        self._ice.media_heard = self._media_at
 
     def begin(self, peer: Peer, payload_type: int, ssrc: int) -> VoicePath:
         """There are keys, of a first or of another peer connection."""
         self._peer = peer
         self.voice = voice = VoicePath(ssrc, payload_type, self._short_id)
+        self._ice.media_heard = self._media_at
         voice.line.ear, self._speaking.mouth.line = self._hearing.ear, voice.line
         self.follow()
         return voice
@@ -59,6 +54,7 @@ class Media:
         if self._peer is not None and self.voice is not None:
             self._peer, self._speaking.mouth.line = None, ffi.NULL
             self._mux.engine.connect(self.voice.line, self, None)
+            self._ice.media_heard = never
 
     def follow(self) -> None:
         """To be called when the selected path, or the direction of media, may have changed."""
@@ -89,13 +85,12 @@ class Media:
             return False
         return True
 
-    def report(self, now: float) -> None:
-        """Send a report when one is due; called about once a second."""
-        if self.voice is not None and now - self._reported_at > REPORT_INTERVAL_S:
-            self._reported_at = now
-            report = self.voice.report(now, time.time())
-            if report is not None:
-                self._send(report, True)
+    def report(self, now: float) -> bytes | None:
+        """RTCP to be sent, when some is due; called about once a second."""
+        if self.voice is None or now - self._reported_at <= REPORT_INTERVAL_S:
+            return None
+        self._reported_at = now
+        return self.voice.report(now, time.time())
 
     # ---- from the engine -----------------------------------------------------------------------
 
@@ -123,8 +118,7 @@ class Media:
 
     def _media_at(self) -> float:
         """When the engine last took media from the selected path; 0.0 when it never did."""
-        taken = self._peer is not None and self.voice is not None
-        return float(self.voice.line.media_at) if taken and self.voice is not None else 0.0
+        return float(self.voice.line.media_at) if self.voice is not None else 0.0
 
 
 def _pointer(keyed: Keyed | None) -> Any:

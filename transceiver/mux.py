@@ -42,6 +42,16 @@ class Endpoint(Protocol):
     def path_lost(self, path: bytes) -> None: ...
 
 
+class Nobody:
+    """The endpoint of a call that has ended."""
+
+    def stun_received(self, data: bytes, path: bytes, relay: int | None) -> None: ...
+
+    def datagram_received(self, data: bytes, path: bytes, relay: int | None) -> None: ...
+
+    def path_lost(self, path: bytes) -> None: ...
+
+
 class Mux:
     """Hands each datagram to its session: Binding requests by ufrag, the rest by path (law 1)."""
 

@@ -5,6 +5,7 @@ import gc
 import logging
 import signal
 import socket
+import sys
 import time
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from voicerelay.shm.region import Region, RegionMismatch
 from voicerelay.transceiver import headroom, seam, stock_seam
 from voicerelay.transceiver.affinity import pin
 from voicerelay.transceiver.agent import App, AppError, AsgiApp, Session, load_app
+from voicerelay.transceiver.collector import COLLECT_S, THRESHOLDS, Collector
 from voicerelay.transceiver.directory import Directory
 from voicerelay.transceiver.drain import Drain
 from voicerelay.transceiver.internal import Internal
@@ -41,10 +43,6 @@ from voicerelay.transceiver.voice.engine import Compiled, Engine, EngineMissing
 from voicerelay.transceiver.voice.pacer import Pacer
 
 HEARTBEAT_S = 0.1
-# Of the garbage collector: young objects often, all of them when no call can suffer. A full collection
-# stops every voice for as long as it takes to look at all of them, 0.1 s and more for hundreds of calls.
-GC_THRESHOLDS = 10_000, 20, 1_000
-FULL_COLLECTION_S = 60.0  # at most so often
 
 log = logging.getLogger("voicerelay.transceiver")
 
@@ -110,7 +108,7 @@ class TransceiverProcess:
 
         self._look_at_host(registry)
         self._beat(block, pacer, registry, drain)
-        self._collect(registry)
+        self._collect(registry, Collector(time.monotonic(), sys.getallocatedblocks()))
         records: CallRecords | None = None
         front: Front | None = None
         internal: Internal | None = None
@@ -219,11 +217,9 @@ class TransceiverProcess:
         if self._drain is not None:
             self._drain.obey(order, time.monotonic())
 
-    def _collect(self, registry: Registry) -> None:
-        """A full collection when there is no call."""
-        if not registry.sessions:
-            gc.collect()
-        self._loop.call_later(FULL_COLLECTION_S, self._collect, registry)
+    def _collect(self, registry: Registry, collector: Collector) -> None:
+        collector.look(time.monotonic(), registry.sessions)
+        self._loop.call_later(COLLECT_S, self._collect, registry, collector)
 
     def _look_at_host(self, registry: Registry) -> None:
         """Refuse new calls while the host has nothing left for them."""
@@ -296,7 +292,7 @@ def main(settings: TransceiverSettings, lifeline: Lifeline | None = None) -> Non
             raise SystemExit(2) from None
         gc.collect()
         gc.freeze()  # what was imported lives for ever; collections need not look at it
-        gc.set_threshold(*GC_THRESHOLDS)
+        gc.set_threshold(*THRESHOLDS)
         await TransceiverProcess(settings, app, supervised).run()
         if backend is not None:
             await backend.close()

@@ -8,7 +8,7 @@ from voicerelay.shm.counters import TransceiverCounter
 from voicerelay.shm.ufrag import make_password
 from voicerelay.transceiver.directory import Directory, DirectoryError
 from voicerelay.transceiver.ice import Check, Credentials, ErrorReply, IceAgent
-from voicerelay.transceiver.mux import Endpoint, Mux
+from voicerelay.transceiver.mux import Endpoint, Mux, Nobody
 
 IDLE_PATH_S = 30.0  # a path that is not selected and no longer checked is given up
 MAX_PENDING_PATHS = 16  # paths whose flow control is still to write
@@ -75,6 +75,7 @@ class Reach:
             self._forget_path(path)
         self.ice.close()
         self._keep_ufrags(0)
+        self._endpoint, self._on_checked = Nobody(), lambda: None  # both know us
 
     def sweep(self, now: float) -> None:
         """Give up what is no longer used."""

@@ -80,9 +80,7 @@ class LiveSession(Conversation):
         self._agent = agent
         self._mux = mux
         self._reach = Reach(self, number, mux, directory, self._checked)
-        self._media = Media(
-            self.short_id, mux, self._reach, self._hearing, self._speaking, self.send_protected
-        )
+        self._media = Media(self.short_id, mux, self._reach, self._hearing, self._speaking)
         self._peer: Peer | None = None
         self._early: list[tuple[bytes, bytes]] = []
         self._keys = asyncio.Event()
@@ -181,7 +179,9 @@ class LiveSession(Conversation):
             return
         self._reach.sweep(now)
         self._speaking.outbound.sweep(now)
-        self._media.report(now)
+        report = self._media.report(now)
+        if report is not None:
+            self.send_protected(report, rtcp=True)
 
     def _move(self, state: State) -> None:
         assert state in FOLLOWING[self.state], (self.state, state)

@@ -139,6 +139,7 @@ class Hearing:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+        self._mended, self._inbound = self.mended(), None
 
     def _give_up_gaps(self, rate: int) -> None:
         """Before another rate: what waits for its turn is the earlier listener's."""

@@ -122,6 +122,13 @@ class Outbound:
         self._changed()
         return played_ms
 
+    def close(self) -> int:
+        """The call has ended: as `interrupt`, and nothing is held any more but figures."""
+        played_ms = self.interrupt()
+        self._let_go()
+        self._changed = _nobody
+        return played_ms
+
     def end_utterance(self) -> None:
         """All that was written has been sent, and the agent knows: the next write begins another."""
         if self.dry:
@@ -201,10 +208,13 @@ class Outbound:
         if self._dry_since is None:  # interrupted, and not asked for a frame since
             self._dry_since = now
         elif now - self._dry_since >= ENCODER_IDLE_S:
-            self._settle()
-            self.mouth.encoder = self.mouth.ring = ffi.NULL
-            self._encoder = self._buffer = None
-            self._fresh = True
+            self._let_go()
+
+    def _let_go(self) -> None:
+        self._settle()
+        self.mouth.encoder = self.mouth.ring = ffi.NULL
+        self._encoder = self._buffer = None
+        self._fresh = True
 
     def _begin(self, rate: int) -> None:
         self._fresh = False
@@ -229,3 +239,7 @@ class Outbound:
         if self._dry_since is None:
             self._dry_since = now
         self._changed()
+
+
+def _nobody() -> None:
+    """Waits any more."""

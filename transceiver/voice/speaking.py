@@ -26,7 +26,7 @@ class Speaking:
     def __init__(self, short_id: str, pacer: Pacer, carrier: Carrier) -> None:
         self._short_id = short_id
         self._pacer = pacer
-        self._carrier = carrier
+        self._carrier: Carrier | None = carrier  # until the end
         self._waiters: set[asyncio.Future[None]] = set()
         self._closed = False
         self._said_ms = 0  # of the utterance that the end of the call has cut
@@ -62,7 +62,8 @@ class Speaking:
         """The call has ended: nothing waits any more."""
         self._closed = True
         self._pacer.remove(self)
-        self._said_ms = self.outbound.interrupt()
+        self._said_ms = self.outbound.close()
+        self._carrier = None
 
     # ---- for the pacer -----------------------------------------------------------------------
 
@@ -81,10 +82,12 @@ class Speaking:
         return self.outbound.next_frame(due, load)
 
     def send(self, payload: bytes, due: float) -> None:
-        self._carrier.send_frame(payload, due)
+        if self._carrier is not None:
+            self._carrier.send_frame(payload, due)
 
     def end(self, reason: str) -> None:
-        self._carrier.end(reason)
+        if self._carrier is not None:
+            self._carrier.end(reason)
 
     # ---- waiting -----------------------------------------------------------------------------
 
