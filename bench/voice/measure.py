@@ -7,9 +7,11 @@ from typing import Any
 
 from bench.voice.caller import ROOT, Talk
 from bench.voice.contenders import HERE, Contender, Cores, talk_to
+from voicerelay.transceiver.voice.lateness import WINDOW_S, WINDOWS
 
 FRAME_US = 20_000
 WARM_CALLS, WARM_S = 4, 1.0
+MEMORY_S = WINDOWS * WINDOW_S  # of the pacer
 SETTLE_S = 1.5  # of every talk, before it counts
 FLOOR_CALLS = 40  # as many as ours is measured with
 FLOOR_FRAMES = 60  # of each call
@@ -57,7 +59,9 @@ def talk(contender: Contender, calls: int, seconds: float, cores: Cores) -> Figu
     with contender.start(cores) as running:
         talk_to(running, cores, Talk("", WARM_CALLS, 0.2, WARM_S))
         raw = talk_to(running, cores, Talk("", calls, SETTLE_S, seconds))
-        pacer = running.lateness(raw["began"] + 1.0, raw["ended"])
+        # Each line is of the last MEMORY_S: those that know of the set-up do not count.
+        since = min(raw["began"] + MEMORY_S, raw["ended"] - 1.0)
+        pacer = running.lateness(since, raw["ended"])
         beside = {
             f"{name}_us": raw["cpu_s"][str(pid)] / _frames(raw) * 1e6
             for name, pid in running.beside.items()
