@@ -342,6 +342,7 @@ def test_full_server_says_so_and_takes_calls_again_later(voice: Path) -> None:
 
 
 @pytest.mark.timeout(120)
+@pytest.mark.parametrize("opened", ["chromium"], indirect=True)  # the page's own words
 def test_blocked_udp_names_the_address_that_was_tried(
     opened: Callable[[], AbstractAsyncContextManager[Browser]],
 ) -> None:
