@@ -1,4 +1,4 @@
-"""How many calls this host holds, ours and stock aiortc's: `python bench/capacity`, about 8 minutes.
+"""How many calls this host holds, ours and stock aiortc's: `python bench/capacity`, about ten minutes.
 
 Calls come until frames are late: 50 frames/s each way at every call, lateness p99 at most 5 ms by the servers' own
 figures, the callers not late themselves. Callers have a core of their own, the servers the others. Encoding is the
@@ -47,7 +47,11 @@ def arguments() -> argparse.Namespace:
         "--priority", type=int, default=0, help="niceness of all, below 0 where others use the host"
     )
     parser.add_argument("--quick", action="store_true", help="a trial: few calls, short windows")
-    parser.add_argument("--write", action="store_true", help="keep figures and picture in results/")
+    parser.add_argument(
+        "--write",
+        action="store_true",
+        help="keep figures and picture in results/; with --only beside the others'",
+    )
     options = parser.parse_args()
     if options.quick:
         options.seconds, options.most, options.looks, options.limit = 2.0, 15, 2, 15.0
@@ -94,9 +98,13 @@ def main() -> int:
     titles = {contender.key: contender.title for contender in CONTENDERS}
     cores = {"server": ours, "callers": theirs}
     content = report.summary(titles, points, missing, cores, about)
+    kept = RESULTS / "capacity.json"
+    if options.write and len(options.only) < len(CONTENDERS) and kept.exists():
+        found = json.loads(kept.read_text())["contenders"] | content["contenders"]
+        content["contenders"] = {key: found[key] for key in titles if key in found}
+    report.compare(content, {contender.key: contender.twin for contender in CONTENDERS})
     print(report.table(content))
     if options.write:
-        kept = RESULTS / "capacity.json"
         kept.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n")
         print(plot.draw(content, RESULTS / "capacity.png"), file=sys.stderr)
     return 0

@@ -37,18 +37,23 @@ class Started:
 
 @dataclass(frozen=True)
 class Contender:
+    """`twin`: the stock contender that does the same."""
+
     key: str
     title: str
+    twin: str
     start: Callable[[Sequence[int]], contextlib.AbstractContextManager[Started]]
 
 
-def _ours(steering: str) -> Callable[[Sequence[int]], contextlib.AbstractContextManager[Started]]:
+def _ours(
+    steering: str, agent: str
+) -> Callable[[Sequence[int]], contextlib.AbstractContextManager[Started]]:
     @contextlib.contextmanager
     def start(cores: Sequence[int]) -> Iterator[Started]:
         with server(
             relays=max(1, len(cores) // CORES_A_RELAY),
             transceivers=len(cores),
-            app="bench.voice.agents:fresh",
+            app=f"bench.voice.agents:{agent}",
             env={"PYTHONPATH": str(ROOT)},
             extra=["--log-level", "error", "--max-sessions", MAX_SESSIONS, "--steering", steering],
             prefix=["taskset", "-c", ",".join(map(str, cores))],
@@ -69,28 +74,33 @@ def _ours(steering: str) -> Callable[[Sequence[int]], contextlib.AbstractContext
     return start
 
 
-@contextlib.contextmanager
-def _stock(cores: Sequence[int]) -> Iterator[Started]:
+def _stock(mode: str) -> Callable[[Sequence[int]], contextlib.AbstractContextManager[Started]]:
     """One process a core, as its users do; every call has a port of its own."""
-    with contextlib.ExitStack() as stack:
-        urls, pids, files = [], [], []
-        for core in cores:
-            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="capacity-"))
-            port = free_port(socket.SOCK_STREAM)
-            settings = {"mode": "fresh", "folder": folder, "port": port}
-            process = stack.enter_context(child(HERE / "stock.py", settings))
-            pin(process.pid, core)
-            urls.append(f"http://127.0.0.1:{port}/whip")
-            pids.append(process.pid)
-            files.append(Path(folder) / LATE_FILE)
-        yield Started(
-            urls, Watched(pids), lambda: max(float(file.read_text() or 0) for file in files)
-        )
+
+    @contextlib.contextmanager
+    def start(cores: Sequence[int]) -> Iterator[Started]:
+        with contextlib.ExitStack() as stack:
+            urls, pids, files = [], [], []
+            for core in cores:
+                folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="capacity-"))
+                port = free_port(socket.SOCK_STREAM)
+                settings = {"mode": mode, "folder": folder, "port": port}
+                process = stack.enter_context(child(HERE / "stock.py", settings))
+                pin(process.pid, core)
+                urls.append(f"http://127.0.0.1:{port}/whip")
+                pids.append(process.pid)
+                files.append(Path(folder) / LATE_FILE)
+            yield Started(
+                urls, Watched(pids), lambda: max(float(file.read_text() or 0) for file in files)
+            )
+
+    return start
 
 
-STOCK = "stock"
 CONTENDERS = (
-    Contender("portable", "voicerelay, portable plane", _ours("off")),
-    Contender("steering", "voicerelay, kernel steering", _ours("on")),
-    Contender(STOCK, "stock aiortc, a process a core", _stock),
+    Contender("portable", "voicerelay, portable plane", "stock", _ours("off", "fresh")),
+    Contender("steering", "voicerelay, kernel steering", "stock", _ours("on", "fresh")),
+    Contender("stock", "stock aiortc, a process a core", "stock", _stock("fresh")),
+    Contender("steering_echo", "voicerelay, echo of PCM", "stock_echo", _ours("on", "echo")),
+    Contender("stock_echo", "stock aiortc, echo", "stock_echo", _stock("echo")),
 )

@@ -5,7 +5,13 @@ from typing import Any
 
 from bench.voice.plot import HOW_TO_INSTALL
 
-_COLORS = {"portable": "#1b7f5c", "steering": "#3fae85", "stock": "#9aa5b1"}
+_COLORS = {
+    "portable": "#1b7f5c",
+    "steering": "#3fae85",
+    "stock": "#9aa5b1",
+    "steering_echo": "#7fc9a6",
+    "stock_echo": "#c3cad1",
+}
 
 
 def draw(content: dict[str, Any], path: Path) -> str:

@@ -6,7 +6,6 @@ from typing import Any
 
 from bench.capacity.judge import Point
 
-STOCK = "stock"
 HEAD = (
     "| | calls held | per server core | by stock | CPU of a call, µs/s, few calls → at the limit "
     "| late p99 | memory of a call | what the next step had |"
@@ -22,17 +21,14 @@ def summary(
 ) -> dict[str, Any]:
     """Everything, for bench/results/capacity.json. cores: {"server": …, "callers": …}."""
     server = len(cores["server"])
-    limits = {key: limit_of(tried) for key, tried in points.items()}
-    stock = limits.get(STOCK) or 0
     found = {}
     for key, tried in points.items():
         held = sorted((point for point in tried if point.held), key=lambda point: point.calls)
         last = held[-1] if held else None
         found[key] = {
             "title": titles[key],
-            "calls": limits[key],
-            "calls_per_server_core": round(limits[key] / server, 1),
-            "by_stock": round(limits[key] / stock, 2) if stock else None,
+            "calls": limit_of(tried),
+            "calls_per_server_core": round(limit_of(tried) / server, 1),
             "cost_us_first": round(held[0].cost_us) if held else None,
             "cost_us_last": round(last.cost_us) if last else None,
             "late_p99_ms": round(last.late_p99_ms, 2) if last else None,
@@ -46,6 +42,14 @@ def summary(
         "missing": dict(missing),
         "contenders": found,
     }
+
+
+def compare(content: dict[str, Any], twins: Mapping[str, str]) -> None:
+    """How many times each contender's twin, the stock one that does the same, it holds."""
+    found = content["contenders"]
+    for key, one in found.items():
+        stock = found[twins[key]]["calls"] if twins[key] in found else 0
+        one["by_stock"] = round(one["calls"] / stock, 2) if stock else None
 
 
 def limit_of(points: Sequence[Point]) -> int:
