@@ -306,7 +306,7 @@ static void pack(struct voice_line *line, double due, uint8_t *data)
 static int make(struct voice *voice, const struct voice_frame *frame, uint8_t *data)
 {
     struct voice_line *line = frame->line;
-    if (line == NULL || !line->connected)
+    if (line == NULL || !line->connected || line->tx == NULL)
         return 0;
     int size = voice->libraries.encode(frame->encoder, frame->pcm, frame->samples, data + RTP_HEADER_BYTES,
                                        MAX_PAYLOAD_BYTES);
