@@ -37,8 +37,6 @@ class Owner(Protocol):
 class Engine:
     """Takes nothing."""
 
-    compiled = False
-
     def use_public(self, sockets: Sequence[tuple[int, bool]]) -> None:
         """The public sockets to send by, one a listen address: descriptor, whether of IPv6."""
 
@@ -71,8 +69,6 @@ class Engine:
 
 class Compiled(Engine):
     """By voice.c. Raises EngineMissing."""
-
-    compiled = True
 
     def __init__(self) -> None:
         self._lib = lib = _open_library()
